@@ -13,6 +13,7 @@ runs (`ConvergeError`).
     │ ├ VersionConflict      -                           -             6
     │ ├ NameTaken            -                           -             6
     │ ├ DocumentTooLarge     ValueError                  -             2
+    │ ├ RecordInvalid        ValueError                  -             1
     │ ├ QueueFull            -                           -             6
     │ ├ NotPermitted         PermissionError             -             7
     │ ├ WrongRegistry        -                           -             2
@@ -66,6 +67,7 @@ from registry.contract import (
     NameTaken,
     NotPermitted,
     QueueFull,
+    RecordInvalid,
     RegistryError,
     RegistryUnavailable,
     VersionConflict,
@@ -100,6 +102,7 @@ __all__ = [
     "NotPermitted",
     "OverloadedError",
     "QueueFull",
+    "RecordInvalid",
     "RecipeError",
     "RegistryError",
     "RegistryUnavailable",
@@ -337,6 +340,7 @@ _EXIT_CODES: dict[type[BaseException], int] = {
     VersionConflict: 6,
     NameTaken: 6,
     QueueFull: 6,
+    RecordInvalid: 1,
     RegistryError: 5,
     KeyboardInterrupt: 130,
 }

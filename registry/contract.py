@@ -112,6 +112,19 @@ class DocumentTooLarge(RegistryError, ValueError):
         self.limit = limit
 
 
+class RecordInvalid(RegistryError, ValueError):
+    """A value is not plain data, or what stands in the registry is nothing we wrote.
+
+    Attributes:
+        what: the record.
+    """
+
+    def __init__(self, what: str, reason: str) -> None:
+        super().__init__(f"{what} is not valid: {reason}")
+        self.what = what
+        self.reason = reason
+
+
 class QueueFull(RegistryError):
     """A queue holds `MAX_QUEUE_LENGTH` entries; nothing was appended."""
 
