@@ -180,6 +180,18 @@ class LockLost(LockError):
     """A lock that was held is not, or not surely, held any more."""
 
 
+def path_parts(path: str) -> tuple[str, ...]:
+    """Split a document path into its parts; both backends accept exactly the same paths.
+
+    Raises:
+        RecordInvalid: the path or one of its parts is empty.
+    """
+    parts = tuple(path.split("/"))
+    if not all(parts):
+        raise RecordInvalid(f"document path {path!r:.200}", "it has an empty part")
+    return parts
+
+
 # --- what is held ------------------------------------------------------------
 
 
@@ -554,7 +566,13 @@ class Registry(ABC):
 
     @abstractmethod
     def children(self, path: str) -> list[str]:
-        """Return the names one level below `path`, sorted; empty if there are none."""
+        """Return the names one level below `path`, sorted; empty if there are none.
+
+        A name is there while a document stands at it or below it.
+
+        Args:
+            path: a document path, or the empty text for the top level.
+        """
 
     @abstractmethod
     def watch_document(self, path: str, changed: Callable[[], None]) -> Cancel:
