@@ -102,8 +102,8 @@ __all__ = [
     "NotPermitted",
     "OverloadedError",
     "QueueFull",
-    "RecordInvalid",
     "RecipeError",
+    "RecordInvalid",
     "RegistryError",
     "RegistryUnavailable",
     "RemoteError",
@@ -347,7 +347,7 @@ _EXIT_CODES: dict[type[BaseException], int] = {
 
 
 def exit_code(error: BaseException) -> int:
-    """Return the command's exit code for an error: that of its nearest class in the table, else 1."""
+    """Return the command's exit code for `error`: its nearest class in the table says, else 1."""
     for cls in type(error).__mro__:
         if cls in _EXIT_CODES:
             return _EXIT_CODES[cls]

@@ -164,7 +164,8 @@ class LockTimeout(LockError, TimeoutError):
 
     def __init__(self, lockid: str, waited: float, holders: Sequence[Holder] = ()) -> None:
         names = ", ".join(f"{holder.owner} since {holder.since}" for holder in holders)
-        super().__init__(lockid, f"not had within {waited:g} s" + (f", held by {names}" if names else ""))
+        held_by = f", held by {names}" if names else ""
+        super().__init__(lockid, f"not had within {waited:g} s{held_by}")
         self.waited = waited
         self.holders = tuple(holders)
 
@@ -510,7 +511,7 @@ class Registry(ABC):
 
     @abstractmethod
     def presences(self) -> list[PresenceRecord]:
-        """Return the entries of all live nodes, sorted by name; one that cannot be read is left out."""
+        """Return the entries of all live nodes, sorted by name, without unreadable ones."""
 
     @abstractmethod
     def watch_presence(self, name: str, changed: Callable[[], None]) -> Cancel:

@@ -1,0 +1,1 @@
+"""The actors that answer on every node, loaded by name."""
