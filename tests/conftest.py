@@ -1,0 +1,163 @@
+"""Fixtures that all tests share: registries to test on, and an eye on what a test leaves behind.
+
+`tests.support` holds the helpers (`eventually`). A test that needs
+
+- a registry of either kind takes `registry_url` and runs once for each;
+- one kind takes `embedded_url` or `zookeeper_url`: both fresh and empty;
+- to kill or pause servers takes `own_zookeeper` or `own_ensemble`;
+- a folder for sockets takes `short_path`, since a socket's path ends at 107 bytes;
+- to change the machine itself is marked `system_changes`.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import signal
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from zookeeper_servers import NotInstalled, ZooKeeperEnsemble
+
+from tests.support import MARK, eventually, processes_of_tests
+
+# Each worker of xdist answers for its own processes.
+os.environ[MARK] = f"{os.getpid()}-{secrets.token_hex(4)}"
+
+# Settings of whoever runs the tests must not reach them.
+for _name in [name for name in os.environ if name.startswith("FLOCK_")]:
+    if not _name.startswith("FLOCK_TEST_"):
+        del os.environ[_name]
+
+THREADS_OF_LIBRARIES = (
+    # One per test; pytest-timeout ends it after our own check.
+    "pytest_timeout ",
+    # pyzmq's, one for the whole process, made by the first send without a copy.
+    "GarbageCollectorThread",
+)
+"""Beginnings of the names of threads that may outlive a test."""
+
+_lasting_processes: set[int] = set()
+"""What a fixture of the session keeps running."""
+
+
+# --- registries ----------------------------------------------------------------
+
+
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """Give a folder whose path is short enough for sockets in it."""
+    path = Path(tempfile.mkdtemp(prefix="flk-"))
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture
+def embedded_url(short_path: Path) -> str:
+    """Give the URL of an embedded registry that does not exist yet."""
+    return f"embedded:{short_path}/registry"
+
+
+@pytest.fixture(scope="session")
+def zookeeper_hosts() -> Iterator[str]:
+    """Give `HOST:PORT[,…]` of a ZooKeeper that all tests share: nobody may stop or pause it."""
+    given = os.environ.get("FLOCK_TEST_ZOOKEEPER")
+    if given:
+        yield given
+        return
+    with _new_ensemble(1) as ensemble:
+        _lasting_processes.update(
+            server.process.pid for server in ensemble.servers if server.process is not None
+        )
+        yield ensemble.connection_string
+
+
+@pytest.fixture
+def zookeeper_url(zookeeper_hosts: str) -> str:
+    """Give the URL of a registry in ZooKeeper that does not exist yet."""
+    return f"zookeeper://{zookeeper_hosts}/test-{secrets.token_hex(8)}"
+
+
+@pytest.fixture(params=["embedded", "zookeeper"])
+def registry_url(request: pytest.FixtureRequest) -> str:
+    """Give the URL of a fresh registry, once of each kind."""
+    url: str = request.getfixturevalue(f"{request.param}_url")
+    return url
+
+
+@pytest.fixture
+def own_zookeeper() -> Iterator[ZooKeeperEnsemble]:
+    """Give one running server that belongs to this test: `.servers[0]` may be killed."""
+    with _new_ensemble(1) as ensemble:
+        yield ensemble
+
+
+@pytest.fixture
+def own_ensemble() -> Iterator[ZooKeeperEnsemble]:
+    """Give three running servers that belong to this test: `.leader()` may be killed."""
+    with _new_ensemble(3) as ensemble:
+        yield ensemble
+
+
+def _new_ensemble(size: int) -> ZooKeeperEnsemble:
+    folder = Path(tempfile.mkdtemp(prefix="flock-test-zookeeper-"))
+    try:
+        return ZooKeeperEnsemble(folder, size, dies_with_us=True)
+    except NotInstalled as error:
+        folder.rmdir()
+        pytest.skip(f"{error}: `scripts/zookeeper start` gets it, or says how")
+
+
+# --- what a test leaves behind -------------------------------------------------
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail a test that leaves a thread or a process behind, and end that process.
+
+    `@pytest.mark.leaves("name", …)` allows threads whose names begin so.
+    """
+    marks = request.node.iter_markers("leaves")
+    allowed = (*THREADS_OF_LIBRARIES, *(name for mark in marks for name in mark.args))
+    threads_before = set(threading.enumerate())
+    processes_before = set(processes_of_tests())
+
+    yield
+
+    def threads_left() -> list[str]:
+        return [
+            thread.name
+            for thread in threading.enumerate()
+            if thread not in threads_before and not thread.name.startswith(allowed)
+        ]
+
+    def processes_left() -> dict[int, str]:
+        return processes_of_tests(known=processes_before | _lasting_processes)
+
+    threads = eventually(threads_left, within=2.0, becomes=[])
+    processes = eventually(processes_left, within=2.0, becomes={})
+    for pid in processes:
+        _kill(pid)
+    assert not threads, f"threads left behind: {threads}"
+    assert not processes, f"processes left behind (and killed now): {processes}"
+
+
+def _kill(pid: int) -> None:
+    try:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    except (ProcessLookupError, ChildProcessError):
+        pass  # gone by itself, or somebody else's child
+
+
+# --- changes of the machine ----------------------------------------------------
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what would change the machine, unless it was asked for."""
+    if item.get_closest_marker("system_changes") and os.environ.get("FLOCK_TEST_SYSTEM") != "1":
+        pytest.skip("changes this machine; FLOCK_TEST_SYSTEM=1 runs it")
