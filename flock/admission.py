@@ -1,0 +1,189 @@
+"""Who may talk to this process: the keys that the registry knows, and nobody else.
+
+libzmq asks a ZAP handler about every new connection's key. Ours answers at
+once for keys it knows and looks unknown ones up in the registry on another
+thread, so that nobody waits behind them. A key that is not there is refused
+(400); a registry that cannot be asked is answered 500, and the caller told so.
+The socket side enforces the domain: without a handler nobody gets in.
+
+A key is asked about at the handshake only, so whoever reads messages asks
+`known` again for each: a key record that was removed cuts its holder off.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import zmq
+from zmq.utils import z85
+
+from flock.errors import RegistryError
+from registry.contract import Cancel, KeyRecord, Registry
+
+logger = logging.getLogger(__name__)
+
+DOMAIN = b"flock"
+_ENDPOINT = "inproc://zeromq.zap.01"
+_ANSWERS = "inproc://flock.admission"
+_REFUSED_FOR = 1.0  # seconds a "no" is remembered
+_MAX_REFUSED = 10_000
+_LOOK_UPS = 4
+
+
+class Admission:
+    """The ZAP handler of one context, and the table of keys it let in."""
+
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], registry: Registry) -> None:
+        """Make it; `start` binds and answers.
+
+        Args:
+            context: the one whose sockets it answers for.
+            registry: where keys are looked up.
+        """
+        self._context = context
+        self._registry = registry
+        self._known: dict[bytes, KeyRecord] = {}
+        self._watches: dict[bytes, Cancel] = {}
+        self._refused: dict[bytes, float] = {}
+        self._pool = ThreadPoolExecutor(_LOOK_UPS, thread_name_prefix="flock-admission")
+        self._answers_lock = threading.Lock()
+        self._answers: zmq.Socket[bytes] | None = None
+        self._thread: threading.Thread | None = None
+        self._removed: Callable[[bytes], None] = lambda key: None
+
+    def start(self, removed: Callable[[bytes], None]) -> None:
+        """Begin to answer.
+
+        Args:
+            removed: called with a key (Z85) that was let in and is known no longer.
+        """
+        self._removed = removed
+        handler = self._context.socket(zmq.ROUTER)
+        handler.linger = 0
+        handler.bind(_ENDPOINT)
+        results = self._context.socket(zmq.PULL)
+        results.linger = 0
+        results.bind(_ANSWERS)
+        self._answers = self._context.socket(zmq.PUSH)
+        self._answers.linger = 0
+        self._answers.connect(_ANSWERS)
+        self._thread = threading.Thread(
+            target=self._run, args=(handler, results), name="flock-admission", daemon=True
+        )
+        self._thread.start()
+
+    def known(self, public_key: bytes) -> KeyRecord | None:
+        """Return the record of a key that was let in and still stands; asks nobody."""
+        return self._known.get(public_key)
+
+    def close(self) -> None:
+        """Stop answering: from now on nobody gets in."""
+        if self._thread is None:
+            return
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._post([b""])
+        self._thread.join()
+        with self._answers_lock:
+            if self._answers is not None:
+                self._answers.close()
+                self._answers = None
+        for cancel in list(self._watches.values()):
+            cancel()
+
+    def _run(self, handler: zmq.Socket[bytes], results: zmq.Socket[bytes]) -> None:
+        poller = zmq.Poller()
+        poller.register(handler, zmq.POLLIN)
+        poller.register(results, zmq.POLLIN)
+        with handler, results:
+            while True:
+                for socket, _ in poller.poll():
+                    frames = socket.recv_multipart()
+                    if socket is results:
+                        if frames == [b""]:
+                            return
+                        handler.send_multipart(frames)
+                        continue
+                    try:
+                        self._answer(handler, frames)
+                    except Exception:
+                        # One odd request must not end admission for everybody.
+                        logger.exception("a handshake could not be judged")
+
+    def _answer(self, handler: zmq.Socket[bytes], frames: list[bytes]) -> None:
+        """Answer a request for a known key, or have it looked up."""
+        empty = frames.index(b"")
+        route, request = frames[: empty + 1], frames[empty + 1 :]
+        version, request_id, domain, address, _, mechanism = request[:6]
+        if (version, domain, mechanism) != (b"1.0", DOMAIN, b"CURVE") or len(request) < 7:
+            handler.send_multipart(_reply(route, request_id, b"400", b"not of this flock"))
+            return
+        public_key = z85.encode(request[6])
+        if public_key in self._known:
+            handler.send_multipart(_reply(route, request_id, b"200", b"", public_key))
+        elif self._refused.get(public_key, 0.0) > time.monotonic():
+            handler.send_multipart(_reply(route, request_id, b"400", b"unknown key"))
+        else:
+            self._pool.submit(self._look_up, route, request_id, public_key, address.decode())
+
+    def _look_up(self, route: list[bytes], request_id: bytes, key: bytes, address: str) -> None:
+        try:
+            # Watched before it is read, so that no change falls between.
+            if key not in self._watches:
+                self._watches[key] = self._registry.watch_key(
+                    key.decode(), lambda: self._check_again(key)
+                )
+            record = self._registry.key(key.decode())
+        except RegistryError as error:
+            logger.warning("cannot judge a key from %s: %s", address, error)
+            self._post(_reply(route, request_id, b"500", b"registry unavailable"))
+            return
+        except Exception:
+            logger.exception("a key from %s could not be judged", address)
+            self._post(_reply(route, request_id, b"500", b"internal error"))
+            return
+        if record is None:
+            if len(self._refused) >= _MAX_REFUSED:
+                self._refused.clear()
+            first = key not in self._refused
+            self._refused[key] = time.monotonic() + _REFUSED_FOR
+            cancel = self._watches.pop(key, None)
+            if cancel is not None:
+                cancel()
+            if first:
+                logger.warning("refused a key from %s that the registry does not know", address)
+            self._post(_reply(route, request_id, b"400", b"unknown key"))
+            return
+        self._known[key] = record
+        self._refused.pop(key, None)
+        self._post(_reply(route, request_id, b"200", b"", key))
+
+    def _check_again(self, key: bytes) -> None:
+        """Look at a known key's record after it changed; what cannot be asked stays as it was."""
+        try:
+            record = self._registry.key(key.decode())
+        except RegistryError:
+            return
+        if record is not None:
+            if key in self._known:
+                self._known[key] = record
+            return
+        if self._known.pop(key, None) is not None:
+            self._removed(key)
+        cancel = self._watches.pop(key, None)
+        if cancel is not None:
+            cancel()
+
+    def _post(self, frames: list[bytes]) -> None:
+        with self._answers_lock:
+            if self._answers is not None:
+                self._answers.send_multipart(frames)
+
+
+def _reply(
+    route: list[bytes], request_id: bytes, status: bytes, text: bytes, user_id: bytes = b""
+) -> list[bytes]:
+    return [*route, b"1.0", request_id, status, text, user_id, b""]

@@ -1,0 +1,347 @@
+"""The caller's side of a call: its number, its deadline, and the answer that comes or does not.
+
+A call is sent at most once and never repeated by us. Every call ends: with the
+answer, with the error from over there, at its deadline, or when the way to the
+peer breaks. Whoever takes a call out of the table of open calls decides how it
+ends, so it ends once.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from flock.context import current
+from flock.errors import CallCancelled, CallError, CallTimeout
+from flock.future import Future
+from flock.messages import CALL, MAX_CHAIN, TELL
+from flock.wire import Codec
+
+_TICK = 0.05
+"""Seconds between two looks for deadlines that nobody waits at."""
+
+
+class Peer(Protocol):
+    """One process we send to, whichever way leads there."""
+
+    @property
+    def title(self) -> str:
+        """Its name, for messages."""
+
+    @property
+    def generation(self) -> str:
+        """Which run of it this is."""
+
+    def send(self, message: bytes, *, urgent: bool, timeout: float | None = None) -> None:
+        """Send one encoded message.
+
+        Args:
+            message: as `Codec.encode` made it.
+            urgent: send now, with all that was queued before; else it may wait
+                for the send in front of it.
+            timeout: seconds to wait for room when the lane is full; None
+                refuses at once.
+
+        Raises:
+            OverloadedError: the lane is full.
+            CallError: there is no way there; surely not sent.
+        """
+
+    def flush(self) -> None:
+        """Send what is queued."""
+
+
+@dataclass(slots=True)
+class CallOptions:
+    """How calls of one proxy are made.
+
+    Attributes:
+        timeout: seconds until `CallTimeout`; None for no deadline.
+        explicit: True if the caller asked for this timeout: it then also
+            bounds answers that were promised for later.
+        under: the lock the call is under, [registry id, lock, slot, token].
+    """
+
+    timeout: float | None = 10.0
+    explicit: bool = False
+    under: list[Any] | None = None
+
+
+class OpenCall:
+    """A call that has no answer yet."""
+
+    __slots__ = ("deadline", "explicit", "future", "label", "peer", "started", "timeout")
+
+    def __init__(
+        self, future: Future[Any], peer: Peer, label: str, timeout: float | None, explicit: bool
+    ) -> None:
+        """Note what the caller waits for; `label` names the call in errors."""
+        self.future = future
+        self.peer = peer
+        self.label = label
+        self.timeout = timeout
+        self.explicit = explicit
+        self.started = time.monotonic()
+        self.deadline = None if timeout is None else self.started + timeout
+
+    def timed_out(self) -> CallTimeout:
+        """Return the error for a deadline that passed."""
+        return CallTimeout(self.label, self.timeout or 0.0)
+
+
+class Calls:
+    """All calls of this process that have no answer yet.
+
+    Any thread may call; answers come in on the reader's thread.
+    """
+
+    def __init__(self, node_name: Callable[[], str], codec: Codec) -> None:
+        """Make an empty table.
+
+        Args:
+            node_name: this process's name, for the chains of calls.
+            codec: turns calls into bytes.
+        """
+        self._node_name = node_name
+        self._codec = codec
+        self._ids = itertools.count(1)
+        self._open: dict[int, OpenCall] = {}
+        self._timed = threading.Event()
+        self._closed = False
+        self._closing = threading.Event()
+        self._watchman: threading.Thread | None = None
+        self._watchman_lock = threading.Lock()
+
+    # --- making calls
+
+    def call(
+        self,
+        peer: Peer,
+        actor: str,
+        method: str,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        options: CallOptions,
+    ) -> Any:
+        """Call a method and wait for its answer.
+
+        Raises:
+            CallError: no value came back; its `may_have_run` says whether the
+                method may have run.
+            Exception: what the method raised.
+        """
+        future = self._send(peer, actor, method, args, kwargs, options, urgent=True)
+        open_call = self._open.get(future.call_id)
+        if open_call is not None and not future.wait(open_call.timeout):
+            # A promise of a later answer may have lifted the deadline meanwhile.
+            if open_call.deadline is not None and self._take(future.call_id) is not None:
+                raise open_call.timed_out()
+        return future.get()
+
+    def future(
+        self,
+        peer: Peer,
+        actor: str,
+        method: str,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        options: CallOptions,
+    ) -> Future[Any]:
+        """Call a method and return its answer's future at once.
+
+        Raises:
+            CallError: it could not be sent; whatever happens later comes out
+                of the future.
+        """
+        future = self._send(peer, actor, method, args, kwargs, options, urgent=False)
+        future.before_wait = peer.flush
+        if options.timeout is not None:
+            self._watch_deadlines()
+        return future
+
+    def tell(
+        self,
+        peer: Peer,
+        actor: str,
+        method: str,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        options: CallOptions,
+    ) -> None:
+        """Have a method run, without an answer.
+
+        Blocks up to the options' timeout while the lane is full.
+
+        Raises:
+            OverloadedError: it stayed full.
+            CallError: there is no way there; surely not sent.
+        """
+        self._codec.check_arguments(args, kwargs)
+        message = self._codec.encode(
+            (TELL, actor, method, args, kwargs, None, self._chain(0), options.under)
+        )
+        peer.send(message, urgent=False, timeout=options.timeout)
+
+    def _send(
+        self,
+        peer: Peer,
+        actor: str,
+        method: str,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        options: CallOptions,
+        *,
+        urgent: bool,
+    ) -> Future[Any]:
+        call_id = next(self._ids)
+        timeout = options.timeout
+        chain = self._chain(call_id)
+        self._codec.check_arguments(args, kwargs)
+        message = self._codec.encode(
+            (CALL, call_id, actor, method, args, kwargs, timeout, chain, options.under)
+        )
+        future: Future[Any] = Future()
+        future.call_id = call_id
+        label = f"{peer.title}/{actor}.{method}()"
+        # Entered before it is sent: the answer can be faster than we are.
+        self._open[call_id] = OpenCall(future, peer, label, timeout, options.explicit)
+        if self._closed:
+            self._open.pop(call_id, None)
+            raise CallCancelled(f"{label}: this flock is closed", may_have_run=False)
+        try:
+            peer.send(message, urgent=urgent)
+        except BaseException:
+            self._open.pop(call_id, None)
+            raise
+        return future
+
+    def _chain(self, call_id: int) -> tuple[Any, ...]:
+        actor = current.actor
+        chain = current.chain
+        if actor is None and not chain:
+            return ()
+        name = actor.name if actor is not None else ""
+        if len(chain) >= MAX_CHAIN:
+            raise CallError(f"a chain of more than {MAX_CHAIN} calls", may_have_run=False)
+        return (*chain, (self._node_name(), name, call_id))
+
+    # --- answers
+
+    def _take(self, call_id: int) -> OpenCall | None:
+        return self._open.pop(call_id, None)
+
+    def answered(self, generation: str, call_id: int, value: Any) -> bool:
+        """Give a call its value; False if nobody there was asked, or nobody waits any more."""
+        open_call = self._open.get(call_id)
+        if open_call is None or open_call.peer.generation != generation:
+            return False
+        if self._open.pop(call_id, None) is None:
+            return False
+        open_call.future.set(value)
+        return True
+
+    def failed(self, generation: str, call_id: int, error: BaseException) -> bool:
+        """Give a call its error; False as for `answered`."""
+        open_call = self._open.get(call_id)
+        if open_call is None or open_call.peer.generation != generation:
+            return False
+        if self._open.pop(call_id, None) is None:
+            return False
+        open_call.future.fail(error)
+        return True
+
+    def accepted(self, generation: str, call_id: int) -> None:
+        """Note that the answer was promised for later: lifts a default deadline."""
+        open_call = self._open.get(call_id)
+        if open_call is None or open_call.peer.generation != generation:
+            return
+        if not open_call.explicit:
+            open_call.deadline = None
+
+    # --- when the way breaks
+
+    def move(self, call_id: int, peer: Peer) -> None:
+        """Note that a call that never left goes to another peer, its first one's successor."""
+        open_call = self._open.get(call_id)
+        if open_call is not None:
+            open_call.peer = peer
+
+    def open_ids(self, generation: str) -> list[int]:
+        """Return the calls to a peer that have no answer."""
+        return [
+            call_id
+            for call_id, open_call in list(self._open.items())
+            if open_call.peer.generation == generation
+        ]
+
+    def fail_all(
+        self, generation: str, unsent: Iterable[int], make_error: Callable[[str, bool], CallError]
+    ) -> None:
+        """Fail every open call to a peer.
+
+        Args:
+            generation: the peer.
+            unsent: calls that were never given to a connection.
+            make_error: from the call's label and whether it may have run.
+        """
+        surely_not_run = set(unsent)
+        for call_id in self.open_ids(generation):
+            open_call = self._take(call_id)
+            if open_call is not None:
+                open_call.future.fail(make_error(open_call.label, call_id not in surely_not_run))
+
+    def close(self) -> None:
+        """Fail everything that is open; calls made later fail at once."""
+        self._closed = True
+        self._closing.set()
+        self._timed.set()
+        for call_id in list(self._open):
+            open_call = self._take(call_id)
+            if open_call is not None:
+                open_call.future.fail(CallCancelled(f"{open_call.label}: this flock was closed"))
+        with self._watchman_lock:
+            watchman = self._watchman
+        if watchman is not None and watchman is not threading.current_thread():
+            watchman.join()
+
+    def count(self) -> int:
+        """Return how many calls have no answer yet."""
+        return len(self._open)
+
+    # --- deadlines of futures
+
+    def _watch_deadlines(self) -> None:
+        """See to it that futures nobody waits for end at their deadline, too."""
+        if not self._timed.is_set():
+            self._timed.set()
+        if self._watchman is None:
+            with self._watchman_lock:
+                if self._watchman is None and not self._closed:
+                    self._watchman = threading.Thread(
+                        target=self._end_overdue, name="flock-deadlines", daemon=True
+                    )
+                    self._watchman.start()
+
+    def _end_overdue(self) -> None:
+        while not self._closed:
+            self._timed.wait()
+            self._timed.clear()
+            # Sleeps on `_timed` again only when no call with a deadline is open.
+            while self._open and not self._closed:
+                now = time.monotonic()
+                timed = False
+                for call_id, open_call in list(self._open.items()):
+                    deadline = open_call.deadline
+                    if deadline is None:
+                        continue
+                    timed = True
+                    # A synchronous caller ends its call itself, and first.
+                    if now >= deadline + _TICK and self._take(call_id) is not None:
+                        open_call.future.fail(open_call.timed_out())
+                if not timed:
+                    break
+                self._closing.wait(_TICK)

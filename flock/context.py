@@ -1,0 +1,36 @@
+"""What the running thread is doing, for the calls it makes.
+
+An actor's thread works on one call at a time. Calls it makes on the way carry
+the chain of calls that led to them; a call that would come back to an actor
+that waits for it is a deadlock. Both need to know, at the place where a call
+is made, on whose behalf that is. Each thread has its own answer.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Protocol
+
+from flock.messages import Chain
+
+
+class WaitingActor(Protocol):
+    """An actor's thread, as seen by the calls it makes."""
+
+    name: str
+
+    def begin_wait(self, call_id: int) -> None:
+        """Note that the thread now waits for this call; raise `DeadlockError` if that is for ever."""
+
+    def end_wait(self, call_id: int) -> None:
+        """Note that the wait is over."""
+
+
+class ThreadContext(threading.local):
+    """The calling thread's chain and actor; plain threads have neither."""
+
+    chain: Chain = ()
+    actor: WaitingActor | None = None
+
+
+current = ThreadContext()

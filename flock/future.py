@@ -1,0 +1,195 @@
+"""The future that our calls return: Pykka's, made for one waiter and for asyncio.
+
+Pykka's own future is built on a condition; a raw lock is enough for what we
+need and costs half as much. It adds callbacks, a true `await`, and the call it
+stands for, so that waiting for it can be recognised as part of a deadlock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import sys
+import threading
+from collections.abc import Callable, Generator
+from types import TracebackType
+from typing import Any, TypeVar
+
+import pykka
+
+from flock.context import current
+
+T = TypeVar("T")
+
+OptExcInfo = (
+    tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
+)
+
+_callbacks_lock = threading.Lock()
+_NOTHING: Any = object()
+
+
+class Future(pykka.Future[T]):
+    """A value that comes later, or the error that comes instead.
+
+    Any thread may `get` it, any number of times; `await` never blocks the
+    loop. `set` and `set_exception` are for the one who makes the value.
+
+    Attributes:
+        call_id: the call it stands for, 0 if it stands for none.
+        before_wait: called by a thread that is about to wait, so that what
+            still lies in a queue is sent first.
+    """
+
+    call_id = 0
+    before_wait: Callable[[], None] | None = None
+
+    def __init__(self) -> None:
+        """Make a future without a value."""
+        self._get_hook: Any = None
+        self._get_hook_result: Any = _NOTHING
+        self._value: Any = _NOTHING
+        self._error: BaseException | None = None
+        self._traceback: TracebackType | None = None
+        self._callbacks: list[Callable[[Future[T]], None]] | None = None
+        self._unset = threading.Lock()
+        self._unset.acquire()
+
+    def __repr__(self) -> str:
+        """Say whether the value is there."""
+        return f"<flock.Future {'ready' if self.is_ready() else 'pending'}>"
+
+    def is_ready(self) -> bool:
+        """Say whether `get` would return, or raise, at once."""
+        return self._value is not _NOTHING or self._error is not None
+
+    def get(self, *, timeout: float | None = None) -> Any:
+        """Wait for the value and return it; raise the error that came instead.
+
+        Args:
+            timeout: seconds, None for as long as it takes.
+
+        Raises:
+            pykka.Timeout: nothing came within `timeout`; ask again if you like.
+        """
+        if self._get_hook is not None:
+            if self._get_hook_result is _NOTHING:
+                self._get_hook_result = self._get_hook(timeout)
+            return self._get_hook_result
+        if not self.wait(timeout):
+            raise pykka.Timeout(f"{timeout} seconds")
+        if self._error is not None:
+            # One traceback object for all who get it, or it would grow with each.
+            raise self._error.with_traceback(self._traceback)
+        return self._value
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until the value, or the error, is there; say whether it is.
+
+        Args:
+            timeout: seconds, None for as long as it takes.
+
+        Raises:
+            DeadlockError: this is an actor's thread, and the call waited for
+                waits for this actor.
+        """
+        if self._value is not _NOTHING or self._error is not None:
+            return True
+        if self.before_wait is not None:
+            self.before_wait()
+        actor = current.actor if self.call_id else None
+        if actor is None:
+            if not self._unset.acquire(timeout=-1 if timeout is None else max(timeout, 0)):
+                return False
+            self._unset.release()
+            return True
+        actor.begin_wait(self.call_id)
+        try:
+            if not self._unset.acquire(timeout=-1 if timeout is None else max(timeout, 0)):
+                return False
+            self._unset.release()
+            return True
+        finally:
+            actor.end_wait(self.call_id)
+
+    def set(self, value: Any = None) -> None:
+        """Give it its value.
+
+        Raises:
+            queue.Full: it has one, as Pykka's futures do.
+        """
+        if self.is_ready() or self._get_hook is not None:
+            raise queue.Full
+        self._value = value
+        self._resolved()
+
+    def set_exception(self, exc_info: OptExcInfo | None = None) -> None:
+        """Give it the error that came instead of a value; by default the one being handled."""
+        if self.is_ready() or self._get_hook is not None:
+            raise queue.Full
+        kind, error, traceback = exc_info if exc_info is not None else sys.exc_info()
+        if error is None:
+            error = kind() if kind is not None else RuntimeError("no error to set")
+        self._traceback = traceback
+        self._error = error
+        self._resolved()
+
+    def fail(self, error: BaseException) -> None:
+        """Give it `error` instead of a value."""
+        self.set_exception((type(error), error, error.__traceback__))
+
+    def _resolved(self) -> None:
+        self._unset.release()
+        if self._callbacks is None:
+            return
+        with _callbacks_lock:
+            callbacks, self._callbacks = self._callbacks, None
+        for callback in callbacks or ():
+            callback(self)
+
+    def set_get_hook(self, func: Any) -> None:
+        """Let `func(timeout)` make the value when it is asked for."""
+        if self.is_ready():
+            raise queue.Full
+        self._get_hook = func
+
+    def on_ready(self, callback: Callable[[Future[T]], None]) -> None:
+        """Call `callback(self)` once the value, or the error, is there.
+
+        It runs on the thread that sets the value, or at once on this one; it
+        must be short and must not raise.
+        """
+        with _callbacks_lock:
+            self._callbacks = [*(self._callbacks or ()), callback]
+            if not self.is_ready():
+                return
+            # Set meanwhile: whoever takes it off the list calls it, so it runs once.
+            self._callbacks.remove(callback)
+        callback(self)
+
+    def error(self) -> BaseException | None:
+        """Return the error that came, None if a value came or nothing yet."""
+        return self._error
+
+    def __await__(self) -> Generator[Any, None, T]:
+        """Wait without blocking the event loop."""
+        if self._get_hook is not None:
+            return (yield from asyncio.to_thread(self.get).__await__())
+        if not self.is_ready():
+            if self.before_wait is not None:
+                self.before_wait()
+            loop = asyncio.get_running_loop()
+            waiter: asyncio.Future[None] = loop.create_future()
+
+            def wake(_: Future[T]) -> None:
+                try:
+                    loop.call_soon_threadsafe(lambda: waiter.done() or waiter.set_result(None))
+                except RuntimeError:
+                    return  # the loop is closed: nobody waits there any more
+
+            self.on_ready(wake)
+            yield from waiter.__await__()
+        value: T = self.get()
+        return value
+
+    __iter__ = __await__

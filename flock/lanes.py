@@ -1,0 +1,281 @@
+"""A lane: the one-way pipe from this process to one peer.
+
+A lane is a send-only DEALER socket. Any thread sends on it, under its lock;
+answers come back on the peer's own lane. Messages that need not leave at once
+are queued, and whoever holds the lock sends all that is queued as one frame.
+No message waits for company longer than for the send in front of it.
+
+A lane connects once and never again: libzmq would hand what was queued for a
+dead process to its successor on the same port. When the connection ends the
+lane is over; what was never given to it is returned, so that it can be said
+that it surely did not run.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from queue import SimpleQueue
+from typing import Any
+
+import zmq
+
+from flock.errors import OverloadedError
+from flock.wire import frame_of
+
+MAX_MESSAGES = 10_000
+"""Messages that a lane queues before it refuses more."""
+
+MAX_BYTES = 64 * 1024 * 1024
+"""Bytes of large messages that a lane queues before it refuses more."""
+
+_LARGE = 4096  # smaller messages are bounded by their number alone
+_FRAME_MESSAGES = 64
+_FRAME_BYTES = 64 * 1024
+_SEND_HIGH_WATER = 128  # frames; each is small, or tracked by its own
+_STALLED_PAUSE = 0.005
+
+_boottime = time.CLOCK_BOOTTIME
+
+
+class LaneClosed(Exception):
+    """The lane is over; nothing was sent."""
+
+
+class Lane:
+    """One connection's worth of messages to one peer.
+
+    Args:
+        socket: a DEALER, set up and not yet connected.
+        number: grows with every lane this process opens.
+        flusher: sends what nobody else sent.
+    """
+
+    def __init__(self, socket: zmq.Socket[bytes], number: int, flusher: Flusher) -> None:
+        """Wrap a socket; `open` lets messages out."""
+        self.number = number
+        self.used = time.monotonic()
+        self._socket = socket
+        self._flusher = flusher
+        self._lock = threading.Lock()
+        self._queue: deque[bytes] = deque()
+        self._is_open = False
+        self._is_closed = False
+        self._is_stalled = False
+        self._wants_flush = False
+        self._large_lock = threading.Lock()
+        self._large_bytes = 0
+        self._in_flight: list[tuple[Any, int]] = []
+
+    @property
+    def is_open(self) -> bool:
+        """True between the peer's answer to our HELLO and the end of the connection."""
+        return self._is_open and not self._is_closed
+
+    @property
+    def is_closed(self) -> bool:
+        """True once the lane is over."""
+        return self._is_closed
+
+    def send_first(self, message: bytes) -> None:
+        """Send a message before, and whether or not, the lane is open: a HELLO."""
+        with self._lock:
+            if not self._is_closed:
+                frame = frame_of((message,), time.clock_gettime_ns(_boottime))
+                self._socket.send(frame, zmq.NOBLOCK)
+
+    def open(self) -> None:
+        """Let queued messages out: the peer has answered, both ways are known to be open."""
+        self._is_open = True
+        self.flush()
+
+    def send(self, message: bytes, *, urgent: bool, timeout: float | None = None) -> None:
+        """Queue a message; send it at once, with all in front of it, if `urgent`.
+
+        Raises:
+            LaneClosed: the lane is over.
+            OverloadedError: it is full, and stayed so for `timeout` seconds.
+        """
+        queue = self._queue
+        if len(queue) >= MAX_MESSAGES or self._large_bytes >= MAX_BYTES:
+            self._wait_for_room(timeout)
+        if len(message) >= _LARGE:
+            with self._large_lock:
+                self._large_bytes += len(message)
+        queue.append(message)
+        if self._is_closed:
+            self._take_back(message)
+            return
+        if urgent or len(queue) >= _FRAME_MESSAGES:
+            self.flush()
+        elif not self._wants_flush:
+            self._wants_flush = True
+            self._flusher.wake(self)
+
+    def _take_back(self, message: bytes) -> None:
+        """Undo a send that met the end of the lane, unless `close` returns the message itself."""
+        try:
+            self._queue.remove(message)
+        except ValueError:
+            return
+        raise LaneClosed
+
+    def _wait_for_room(self, timeout: float | None) -> None:
+        deadline = time.monotonic() + (timeout or 0.0)
+        while len(self._queue) >= MAX_MESSAGES or self._large_bytes >= MAX_BYTES:
+            if self._is_closed:
+                raise LaneClosed
+            if timeout is None or time.monotonic() >= deadline:
+                raise OverloadedError(
+                    f"{len(self._queue)} messages wait already for a peer that does not read them"
+                )
+            time.sleep(_STALLED_PAUSE)
+
+    def flush(self) -> None:
+        """Send all that is queued, unless another thread is at it: it then sends ours too."""
+        while self._queue and self._is_open and not self._is_stalled:
+            if not self._lock.acquire(blocking=False):
+                return  # the holder looks at the queue again after its release
+            try:
+                self._send_queued()
+            finally:
+                self._lock.release()
+
+    def _send_queued(self) -> None:
+        """Send frame after frame until the queue is empty or the socket is full; lock held."""
+        queue = self._queue
+        self.used = time.monotonic()
+        while queue and not self._is_closed:
+            batch = [queue.popleft()]
+            size = len(batch[0])
+            while queue and len(batch) < _FRAME_MESSAGES and size + len(queue[0]) <= _FRAME_BYTES:
+                batch.append(queue.popleft())
+                size += len(batch[-1])
+            frame = frame_of(batch, time.clock_gettime_ns(_boottime))
+            try:
+                if size <= _FRAME_BYTES:
+                    self._socket.send(frame, zmq.NOBLOCK)
+                else:
+                    self._send_large(frame)
+            except zmq.Again:
+                queue.extendleft(reversed(batch))
+                self._is_stalled = True
+                self._flusher.wake(self)
+                return
+            for message in batch:
+                if len(message) >= _LARGE:
+                    with self._large_lock:
+                        self._large_bytes -= len(message)
+
+    def _send_large(self, frame: bytes) -> None:
+        """Send a large frame, with at most `MAX_BYTES` of them inside libzmq at a time."""
+        self._in_flight = [each for each in self._in_flight if not each[0].done]
+        if sum(size for _, size in self._in_flight) + len(frame) > MAX_BYTES:
+            raise zmq.Again
+        tracker = self._socket.send(frame, zmq.NOBLOCK, copy=False, track=True)
+        self._in_flight.append((tracker, len(frame)))
+
+    def flush_stalled(self) -> bool:
+        """Try again after the socket was full; return whether it still is. For the flusher."""
+        self._wants_flush = False
+        self._is_stalled = False
+        self.flush()
+        return self._is_stalled and not self._is_closed
+
+    def close(self, linger: float = 0.0) -> list[bytes]:
+        """End the lane and return the messages that were never given to the connection.
+
+        Args:
+            linger: seconds that libzmq may go on sending what it was given.
+        """
+        with self._lock:
+            if self._is_closed:
+                return []
+            self._is_closed = True
+            self._socket.close(linger=int(linger * 1000))
+        unsent = []
+        while self._queue:
+            unsent.append(self._queue.popleft())
+        return unsent
+
+
+class Flusher:
+    """The thread that sends what was queued on lanes and what a full socket left."""
+
+    def __init__(self) -> None:
+        """Make it without a thread: many commands never queue anything."""
+        self._woken: SimpleQueue[Lane | None] = SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._starting = threading.Lock()
+
+    def wake(self, lane: Lane) -> None:
+        """Have `lane` flushed soon."""
+        self._woken.put(lane)
+        if self._thread is None:
+            with self._starting:
+                if self._thread is None:
+                    self._thread = threading.Thread(
+                        target=self._run, name="flock-flusher", daemon=True
+                    )
+                    self._thread.start()
+
+    def _run(self) -> None:
+        stalled: set[Lane] = set()
+        while True:
+            lanes = set(stalled)
+            if stalled:
+                # A send-only socket has no event for "room again" that a thread
+                # may wait for outside the lane's lock, hence the short pause.
+                time.sleep(_STALLED_PAUSE)
+            else:
+                lane = self._woken.get()
+                if lane is None:
+                    return
+                lanes.add(lane)
+            while not self._woken.empty():
+                lane = self._woken.get()
+                if lane is None:
+                    return
+                lanes.add(lane)
+            stalled = {lane for lane in lanes if lane.flush_stalled()}
+
+    def close(self) -> None:
+        """Stop the thread; lanes are closed by their owners."""
+        with self._starting:
+            thread = self._thread
+        if thread is not None:
+            self._woken.put(None)
+            thread.join()
+
+
+def lane_socket(
+    context: zmq.Context[zmq.Socket[bytes]],
+    *,
+    server_key: bytes | None,
+    own_public_key: bytes,
+    own_secret_key: bytes,
+) -> zmq.Socket[bytes]:
+    """Make a lane's DEALER: one connection, heartbeats, no waiting for what is dead.
+
+    Args:
+        context: this process's.
+        server_key: the peer's public key; None sends in the clear.
+        own_public_key: ours, Z85.
+        own_secret_key: ours, Z85.
+    """
+    socket = context.socket(zmq.DEALER)
+    socket.setsockopt(zmq.RECONNECT_IVL, -1)
+    socket.setsockopt(zmq.LINGER, 0)
+    socket.setsockopt(zmq.SNDHWM, _SEND_HIGH_WATER)
+    socket.setsockopt(zmq.HANDSHAKE_IVL, 3000)
+    socket.setsockopt(zmq.HEARTBEAT_IVL, 2000)
+    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 6000)
+    socket.setsockopt(zmq.HEARTBEAT_TTL, 6000)
+    socket.setsockopt(zmq.CONNECT_TIMEOUT, 3000)
+    if server_key is not None:
+        socket.curve_serverkey = server_key
+        socket.curve_publickey = own_public_key
+        socket.curve_secretkey = own_secret_key
+    return socket
+

@@ -1,0 +1,644 @@
+"""The other processes we talk to: opening lanes, noticing their end, and saying why.
+
+A lane begins with a HELLO and lets nothing else out before the peer has
+answered it on a lane of its own: then both ways are known to be open. A lane
+that does not get there within 3 s, or whose connection ends, is over. What was
+never given to a connection surely did not run; it is sent to the successor if
+the registry names one, else it fails with that news.
+
+One thread, the keeper, waits for the connections' events; what may take time
+(the registry, a plain connect to tell a dead process from a cut way) runs on a
+small pool, so that one silent peer delays nobody else.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import socket as sockets
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, cast
+
+import zmq
+from zmq.utils.monitor import parse_monitor_message
+
+from flock.calls import Calls
+from flock.errors import (
+    CallError,
+    ConnectionLost,
+    NodeDownError,
+    NodeUnreachable,
+    NotLetIn,
+    RegistryError,
+)
+from flock.lanes import Flusher, Lane, LaneClosed, lane_socket
+from flock.messages import BYE, CALL, HELLO, OPEN_CALLS, PROTOCOL
+from flock.wire import Codec, frame_of
+from registry.contract import PresenceRecord
+
+logger = logging.getLogger(__name__)
+
+OPEN_WITHIN = 3.0
+"""Seconds within which a peer must have answered our HELLO."""
+
+IDLE_AFTER = 300.0
+"""Seconds without traffic and open calls after which a lane is closed."""
+
+_PROBE_WITHIN = 0.5
+_REPLIED_RECENTLY = 30.0
+_POOL_THREADS = 8
+
+_EVENTS = (
+    zmq.EVENT_CONNECTED
+    | zmq.EVENT_CLOSED
+    | zmq.EVENT_DISCONNECTED
+    | zmq.EVENT_HANDSHAKE_SUCCEEDED
+    | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+    | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """This process, as peers know it; keys are Z85, empty without encryption."""
+
+    name: str
+    generation: str
+    kind: str
+    public_key: bytes
+    secret_key: bytes
+
+
+class RemotePeer:
+    """One other process, in one run of it, and our lane to it.
+
+    Attributes:
+        title: its name.
+        generation: which run of it.
+        record: its presence record as last read.
+        state: `connecting`, `connected`, `partitioned` or `gone`.
+        heard_lane: the newest of its lanes that said HELLO, 0 for none.
+        serving: calls of it that run here or wait to.
+        last_reply: when we last answered it, monotonic seconds.
+    """
+
+    def __init__(self, peers: Peers, record: PresenceRecord) -> None:
+        """Make it without a lane."""
+        self.title = record.name
+        self.generation = record.generation
+        self.record = record
+        self.state = "connecting"
+        self.reason = ""
+        self.heard_lane = 0
+        self.serving: set[int] = set()
+        self.last_reply = 0.0
+        self.lane: Lane | None = None
+        self.lock = threading.RLock()
+        self._peers = peers
+
+    @property
+    def key(self) -> bytes:
+        """Its public key, Z85."""
+        return self.record.public_key.encode()
+
+    def send(self, message: bytes, *, urgent: bool, timeout: float | None = None) -> None:
+        """Send on our lane to it, opening one if there is none; as `flock.calls.Peer`."""
+        lane = self.lane
+        if lane is not None:
+            try:
+                lane.send(message, urgent=urgent, timeout=timeout)
+                return
+            except LaneClosed:
+                pass
+        try:
+            self._peers.open_lane(self).send(message, urgent=urgent, timeout=timeout)
+        except LaneClosed:
+            raise NodeUnreachable(f"the way to {self.title} broke at once") from None
+
+    def flush(self) -> None:
+        """Send what is queued."""
+        lane = self.lane
+        if lane is not None:
+            lane.flush()
+
+
+class _Watched:
+    """A lane as the keeper sees it."""
+
+    __slots__ = ("connected", "deadline", "is_over", "lane", "monitor", "peer")
+
+    def __init__(self, peer: RemotePeer, lane: Lane, monitor: Any) -> None:
+        self.peer = peer
+        self.lane = lane
+        self.monitor = monitor
+        self.connected = False
+        self.is_over = False
+        self.deadline: float | None = time.monotonic() + OPEN_WITHIN
+
+
+class Peers:
+    """Every process this one has a lane to, or heard from."""
+
+    def __init__(
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        identity: Identity,
+        codec: Codec,
+        calls: Calls,
+        *,
+        own_address: Callable[[], str],
+        find_by_key: Callable[[bytes, str], PresenceRecord | None],
+        find_by_name: Callable[[str], PresenceRecord | None],
+    ) -> None:
+        """Make it; the keeper starts with the first lane.
+
+        Args:
+            context: this process's.
+            identity: this process.
+            codec: turns messages into bytes.
+            calls: whose calls fail when a way breaks.
+            own_address: where we can be reached, for error messages.
+            find_by_key: from a key, and the name a HELLO gave, to the live
+                presence record; asks the registry.
+            find_by_name: a fresh look at a name's presence record.
+        """
+        self._context = context
+        self._identity = identity
+        self._codec = codec
+        self._calls = calls
+        self._own_address = own_address
+        self._find_by_key = find_by_key
+        self._find_by_name = find_by_name
+        self._by_generation: dict[str, RemotePeer] = {}
+        self._lock = threading.Lock()
+        self._lane_numbers = 0
+        self._closed = False
+        self._flusher = Flusher()
+        self._pool = ThreadPoolExecutor(_POOL_THREADS, thread_name_prefix="flock-peers")
+        self._orders: deque[tuple[str, Any]] = deque()
+        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._watched: dict[int, _Watched] = {}
+        self._keeper: threading.Thread | None = None
+
+    # --- peers
+
+    def peer_for(self, record: PresenceRecord) -> RemotePeer:
+        """Return the peer of a presence record; opens nothing."""
+        peer = self._by_generation.get(record.generation)
+        if peer is None:
+            with self._lock:
+                peer = self._by_generation.setdefault(
+                    record.generation, RemotePeer(self, record)
+                )
+        return peer
+
+    def by_generation(self, generation: str) -> RemotePeer | None:
+        """Return a peer we know."""
+        return self._by_generation.get(generation)
+
+    def all(self) -> list[RemotePeer]:
+        """Return every peer we know."""
+        with self._lock:
+            return list(self._by_generation.values())
+
+    # --- opening a lane
+
+    def open_lane(self, peer: RemotePeer) -> Lane:
+        """Return the peer's lane, made anew if it is over; does not wait for it to open.
+
+        Raises:
+            NodeDownError: the peer's process is known to be gone.
+        """
+        with peer.lock:
+            if peer.lane is not None and not peer.lane.is_closed:
+                return peer.lane
+            if self._closed:
+                raise CallError("this flock is closed", may_have_run=False)
+            if peer.state == "gone":
+                raise NodeDownError(f"{peer.title} is gone: {peer.reason}", may_have_run=False)
+            with self._lock:
+                self._lane_numbers += 1
+                number = self._lane_numbers
+            encrypted = bool(self._identity.public_key)
+            socket = lane_socket(
+                self._context,
+                server_key=peer.key if encrypted else None,
+                own_public_key=self._identity.public_key,
+                own_secret_key=self._identity.secret_key,
+            )
+            lane = Lane(socket, number, self._flusher)
+            monitor = socket.get_monitor_socket(_EVENTS)
+            socket.connect(peer.record.address)
+            peer.lane = lane
+            if peer.state != "connected":
+                peer.state = "connecting"
+            self._order("watch", _Watched(peer, lane, monitor))
+            lane.send_first(self._hello(peer, number, peer.heard_lane))
+            return lane
+
+    def _hello(self, peer: RemotePeer, number: int, answered: int) -> bytes:
+        return self._codec.encode(
+            (
+                HELLO,
+                PROTOCOL,
+                self._identity.generation,
+                peer.generation,
+                number,
+                answered,
+                self._identity.name,
+            )
+        )
+
+    # --- what the reader hears
+
+    def heard_hello(self, key: bytes, hello: list[Any], heard: Callable[[RemotePeer], None]) -> None:
+        """Take a HELLO from a connection; never blocks.
+
+        Args:
+            key: the connection's key, Z85; empty without encryption.
+            hello: the message.
+            heard: called with the peer once it is known who that is.
+        """
+        generation = hello[2]
+        peer = self._by_generation.get(generation)
+        if peer is not None and peer.key == key:
+            heard(peer)
+            self._answer_hello(peer, hello)
+        elif not self._closed:
+            self._pool.submit(self._meet, key, hello, heard)
+
+    def _meet(self, key: bytes, hello: list[Any], heard: Callable[[RemotePeer], None]) -> None:
+        """Look up who an unknown generation is, and answer it."""
+        generation, name = hello[2], hello[6]
+        try:
+            record = self._find_by_key(key, name)
+        except RegistryError as error:
+            logger.warning("cannot answer a greeting: %s", error)
+            return
+        if record is None or record.generation != generation:
+            logger.info("a greeting from a process that is not listed is not answered")
+            return
+        peer = self.peer_for(record)
+        heard(peer)
+        for other in self.all():
+            if other is not peer and other.title == peer.title:
+                self._bury(other, f"{peer.title} was started anew")
+        try:
+            self._answer_hello(peer, hello)
+        except CallError as error:
+            logger.info("a greeting from %s cannot be answered: %s", peer.title, error)
+
+    def _answer_hello(self, peer: RemotePeer, hello: list[Any]) -> None:
+        _, _, _, wanted, number, answered, _ = hello
+        lane = peer.lane
+        replaced = 0 < peer.heard_lane < number
+        if number > peer.heard_lane:
+            peer.heard_lane = number
+            if lane is None or lane.is_closed:
+                self.open_lane(peer)  # its HELLO is the answer
+            else:
+                lane.send_first(self._hello(peer, lane.number, number))
+        if wanted != self._identity.generation:
+            return  # it looks for a predecessor; our HELLO tells it so
+        if lane is not None and answered == lane.number and not lane.is_open:
+            peer.state = "connected"
+            self._order("opened", lane)
+            lane.open()
+        if replaced:
+            self._ask_for_open_calls(peer)
+
+    def _ask_for_open_calls(self, peer: RemotePeer) -> None:
+        """Have the peer fail those of our calls whose answer went down with its old lane."""
+        ids = self._calls.open_ids(peer.generation)
+        if ids:
+            peer.send(self._codec.encode((OPEN_CALLS, ids)), urgent=True)
+
+    def heard_bye(self, peer: RemotePeer, reason: str) -> None:
+        """Note that a peer leaves of its own will."""
+        self._bury(peer, reason)
+
+    # --- the end of a lane
+
+    def _bury(self, peer: RemotePeer, reason: str) -> None:
+        """Note that a peer's process is gone for good."""
+        with peer.lock:
+            if peer.state == "gone":
+                return
+            peer.state, peer.reason = "gone", reason
+            lane, peer.lane = peer.lane, None
+        with self._lock:
+            self._by_generation.pop(peer.generation, None)
+        unsent = self._end(lane) if lane is not None else []
+        if not self._reroute(peer, unsent):
+            self._fail(
+                peer,
+                unsent,
+                lambda label, ran: NodeDownError(f"{label}: {reason}", may_have_run=ran),
+            )
+
+    def key_removed(self, key: bytes) -> None:
+        """Cut off every peer with this key: the registry does not let it talk any more."""
+        for peer in self.all():
+            if peer.key == key:
+                self._bury(peer, "its key was removed from the registry")
+
+    def _lane_over(self, watched: _Watched, why: str, refused: str = "") -> None:
+        """Deal with a lane whose connection ended or never came; on the pool."""
+        peer, lane = watched.peer, watched.lane
+        was_open = lane.is_open
+        with peer.lock:
+            if lane.is_closed:
+                return
+            unsent = self._end(lane)
+            if peer.lane is lane:
+                peer.lane = None
+        if self._closed:
+            return
+        if refused:
+            peer.state = "partitioned"
+            self._fail(peer, unsent, lambda label, ran: NotLetIn(f"{label}: {refused}"))
+            return
+        refuses = _refuses_connections(peer.record.address)
+        if refuses or why == "wrong key":
+            record = self._successor(peer)
+            if record is not None or refuses:
+                self._bury_lane(peer, unsent, record)
+                return
+        peer.state = "partitioned"
+        if was_open:
+            self._fail(
+                peer,
+                unsent,
+                lambda label, ran: ConnectionLost(
+                    f"{label}: the connection to {peer.title} ({peer.record.address}) broke",
+                    may_have_run=ran,
+                ),
+            )
+            self._reopen_for_replies(peer)
+            return
+        side = (
+            f"{peer.title} did not answer: it may not reach {self._own_address()}"
+            if why == "no answer" and watched.connected
+            else f"{self._own_address()} cannot reach {peer.record.address} ({why})"
+        )
+        self._fail(
+            peer,
+            unsent,
+            lambda label, ran: NodeUnreachable(f"{label}: {side}", may_have_run=False),
+        )
+
+    def _bury_lane(
+        self, peer: RemotePeer, unsent: list[bytes], successor: PresenceRecord | None
+    ) -> None:
+        reason = f"nothing listens at {peer.record.address} any more"
+        with peer.lock:
+            peer.state, peer.reason = "gone", reason
+        with self._lock:
+            self._by_generation.pop(peer.generation, None)
+        rerouted = successor is not None and self._resend(peer, unsent, successor)
+        self._fail(
+            peer,
+            [] if rerouted else unsent,
+            lambda label, ran: NodeDownError(
+                f"{label}: {peer.title} is down: {reason}", may_have_run=ran
+            ),
+        )
+
+    def _successor(self, peer: RemotePeer) -> PresenceRecord | None:
+        """Ask the registry whether the name has another generation now."""
+        try:
+            record = self._find_by_name(peer.title)
+        except RegistryError:
+            return None
+        return record if record is not None and record.generation != peer.generation else None
+
+    def _reroute(self, peer: RemotePeer, unsent: list[bytes]) -> bool:
+        """Send what never left to the peer's successor, fail the rest; say whether there is one."""
+        record = self._successor(peer) if unsent else None
+        if record is None or not self._resend(peer, unsent, record):
+            return False
+        self._fail(
+            peer,
+            [],
+            lambda label, ran: NodeDownError(f"{label}: {peer.reason}", may_have_run=ran),
+        )
+        return True
+
+    def _resend(self, peer: RemotePeer, unsent: list[bytes], record: PresenceRecord) -> bool:
+        successor = self.peer_for(record)
+        for message in unsent:
+            call_id = self._call_id(message)
+            if call_id is not None:
+                self._calls.move(call_id, successor)
+            try:
+                successor.send(message, urgent=True)
+            except CallError as error:
+                if call_id is not None:
+                    self._calls.failed(successor.generation, call_id, error)
+        return True
+
+    def _fail(
+        self, peer: RemotePeer, unsent: list[bytes], make: Callable[[str, bool], CallError]
+    ) -> None:
+        ids = {self._call_id(message) for message in unsent}
+        self._calls.fail_all(
+            peer.generation, [call_id for call_id in ids if call_id is not None], make
+        )
+
+    def _call_id(self, message: bytes) -> int | None:
+        """Return the id of an encoded call; None for any other message."""
+        kind, *fields = Codec().decode(frame_of((message,), 0))[1][0]
+        return cast("int", fields[0]) if kind == CALL else None
+
+    def _reopen_for_replies(self, peer: RemotePeer) -> None:
+        """Open a lane again after a break if the peer may wait for answers of ours."""
+        recently = time.monotonic() - peer.last_reply < _REPLIED_RECENTLY
+        if (peer.serving or recently) and peer.state != "gone":
+            try:
+                self.open_lane(peer)
+            except CallError:
+                return
+
+    def _end(self, lane: Lane, linger: float = 0.0) -> list[bytes]:
+        # The monitor goes with its lane: the keeper forgets it on its own thread.
+        self._order("forget", lane)
+        return lane.close(linger)
+
+    # --- the keeper
+
+    def _order(self, what: str, about: Any) -> None:
+        self._orders.append((what, about))
+        if self._keeper is None:
+            with self._lock:
+                if self._keeper is None and not self._closed:
+                    self._keeper = threading.Thread(
+                        target=self._keep, name="flock-keeper", daemon=True
+                    )
+                    self._keeper.start()
+        os.eventfd_write(self._wake, 1)
+
+    def _keep(self) -> None:
+        """Wait for the lanes' events and deadlines."""
+        poll = select.epoll()
+        poll.register(self._wake, select.EPOLLIN)
+        try:
+            while not self._closed:
+                timeout = self._seconds_to_next_deadline()
+                for descriptor, _ in poll.poll(timeout):
+                    if descriptor == self._wake:
+                        os.eventfd_read(self._wake)
+                    else:
+                        self._read_events(self._watched.get(descriptor))
+                self._carry_out_orders(poll)
+                self._end_overdue()
+        finally:
+            for watched in self._watched.values():
+                watched.monitor.close(linger=0)
+            self._watched.clear()
+            while self._orders:
+                what, about = self._orders.popleft()
+                if what == "watch":
+                    about.monitor.close(linger=0)
+            poll.close()
+
+    def _seconds_to_next_deadline(self) -> float:
+        deadlines = [each.deadline for each in self._watched.values() if each.deadline is not None]
+        if not deadlines:
+            return IDLE_AFTER / 5 if self._watched else -1
+        return max(0.0, min(deadlines) - time.monotonic()) + 0.001
+
+    def _carry_out_orders(self, poll: select.epoll) -> None:
+        while self._orders:
+            what, about = self._orders.popleft()
+            if what == "watch":
+                descriptor = about.monitor.fileno()
+                self._watched[descriptor] = about
+                poll.register(descriptor, select.EPOLLIN)
+                # The descriptor is edge-like: what came before it was registered is read now.
+                self._read_events(about)
+                continue
+            for descriptor, watched in list(self._watched.items()):
+                if watched.lane is not about:
+                    continue
+                if what == "opened":
+                    watched.deadline = None
+                else:
+                    poll.unregister(descriptor)
+                    del self._watched[descriptor]
+                    watched.monitor.close(linger=0)
+
+    def _read_events(self, watched: _Watched | None) -> None:
+        if watched is None:
+            return
+        while True:
+            try:
+                frames = watched.monitor.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            event = parse_monitor_message(frames)
+            kind, value = event["event"], event["value"]
+            if kind == zmq.EVENT_CONNECTED:
+                watched.connected = True
+            elif kind == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
+                self._over(watched, "not let in", _not_let_in(watched.peer, value))
+            elif kind == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL:
+                self._over(watched, "no answer" if value == _EAGAIN else "wrong key")
+            elif kind == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:
+                self._over(watched, "wrong key")
+            elif kind in (zmq.EVENT_DISCONNECTED, zmq.EVENT_CLOSED):
+                self._over(watched, "connection ended" if watched.connected else "no connection")
+
+    def _over(self, watched: _Watched, why: str, refused: str = "") -> None:
+        # The first event says why; those that follow from it do not.
+        watched.deadline = None
+        if not watched.is_over and not self._closed:
+            watched.is_over = True
+            self._pool.submit(self._lane_over, watched, why, refused)
+
+    def _end_overdue(self) -> None:
+        now = time.monotonic()
+        for watched in list(self._watched.values()):
+            if watched.deadline is not None and now >= watched.deadline:
+                self._over(watched, "no answer")
+            elif (
+                watched.deadline is None
+                and now - watched.lane.used > IDLE_AFTER
+                and not watched.peer.serving
+                and not self._calls.open_ids(watched.peer.generation)
+            ):
+                self._pool.submit(self._close_idle, watched)
+
+    def _close_idle(self, watched: _Watched) -> None:
+        with watched.peer.lock:
+            if time.monotonic() - watched.lane.used > IDLE_AFTER:
+                self._end(watched.lane)
+                if watched.peer.lane is watched.lane:
+                    watched.peer.lane = None
+
+    # --- leaving
+
+    def say_bye(self, reason: str) -> None:
+        """Tell every connected peer that we leave."""
+        message = self._codec.encode((BYE, reason))
+        for peer in self.all():
+            lane = peer.lane
+            if lane is not None and lane.is_open:
+                try:
+                    lane.send(message, urgent=True)
+                except (LaneClosed, CallError):
+                    continue
+
+    def close(self, linger: float = 0.0) -> None:
+        """Close every lane.
+
+        Args:
+            linger: seconds that what was sent may still take to leave.
+        """
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._flusher.close()
+        for peer in self.all():
+            with peer.lock:
+                lane, peer.lane = peer.lane, None
+                if lane is not None:
+                    lane.flush()
+                    lane.close(linger)
+        os.eventfd_write(self._wake, 1)
+        keeper = self._keeper
+        if keeper is not None:
+            keeper.join()
+        os.close(self._wake)
+
+
+_EAGAIN = 11
+"""What a handshake that timed out gives as its reason; a wrong key gives another."""
+
+
+def _not_let_in(peer: RemotePeer, status: int) -> str:
+    if status == 500:  # noqa: PLR2004 - ZAP's word for "cannot say"
+        return (
+            f"{peer.title} cannot ask its registry who we are (registry unavailable there); try again"
+        )
+    return f"{peer.title} does not know our key: its registry has no record of it"
+
+
+def _refuses_connections(address: str) -> bool:
+    """Tell a process that is gone from a way that is cut: only the first refuses a connection."""
+    host, _, port = address.removeprefix("tcp://").rpartition(":")
+    try:
+        with sockets.create_connection((host.strip("[]"), int(port)), timeout=_PROBE_WITHIN):
+            return False
+    except ConnectionRefusedError:
+        return True
+    except OSError:
+        return False

@@ -1,0 +1,466 @@
+"""Actors under a name: running them, and starting them anew when they crash.
+
+A named actor runs on a thread of ours instead of Pykka's own loop, for three
+reasons: `sys.exit` in one method must not stop every actor of the process, the
+thread must know on whose behalf it works, and an answer should leave together
+with others when more calls wait. What Pykka promises otherwise holds: tells
+and asks by reference, `on_start`, `on_stop`, `on_failure`, one message at a
+time.
+
+A crashed actor is started anew after a pause (0.1 s, doubling up to 30 s), at
+most 5 times in 60 s; then it is given up, loudly. Stock actors are never given
+up, only slowed to one start in 30 s.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
+
+import pykka
+from pykka.messages import _ActorStop
+
+from flock.actor import Actor, Method, method_table
+from flock.context import current
+from flock.errors import ActorDead, CallError, DeadlockError, OverloadedError, UsageError
+from flock.messages import Chain
+
+logger = logging.getLogger(__name__)
+
+MAX_INBOX = 10_000
+"""Calls that wait in an actor's inbox before more are refused."""
+
+FIRST_PAUSE = 0.1
+LONGEST_PAUSE = 30.0
+MAX_RESTARTS = 5
+RESTART_WINDOW = 60.0
+
+
+class Invocation(Protocol):
+    """One call or tell on its way through an actor."""
+
+    method: Method
+    args: list[Any]
+    kwargs: dict[str, Any]
+    chain: Chain
+    deadline: float | None
+    """`CLOCK_BOOTTIME` seconds after which it must not start; None for never."""
+
+    expects_answer: bool
+
+    def answer(self, value: Any, *, more_wait: bool) -> None:
+        """Send the method's value; `more_wait` says that more answers come soon."""
+
+    def fail(self, error: BaseException) -> None:
+        """Send an error."""
+
+    def skipped(self) -> None:
+        """Note that the deadline passed before the method began; it is not run."""
+
+
+class HostedActor:
+    """One instance of a named actor and the thread it runs on.
+
+    It is also the `WaitingActor` of its thread: it knows which call it waits
+    for, so that a call that leads back to it can be refused instead of waiting
+    for ever.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        actor: pykka.Actor,
+        table: dict[str, Method],
+        ended: Callable[[HostedActor, BaseException | None], None],
+    ) -> None:
+        """Wrap an actor that is made and not started.
+
+        Args:
+            name: the name it is registered under.
+            actor: the instance.
+            table: what others may call.
+            ended: called on the actor's thread when it is over, with the error
+                if it crashed.
+        """
+        self.name = name
+        self.actor = actor
+        self.table = table
+        self.is_over = False
+        self.busy_with: str | None = None
+        self.busy_since = 0.0
+        self._ended = ended
+        self._waiting_for = 0
+        self._chained: dict[int, Invocation] = {}
+        self._chained_lock = threading.Lock()
+        self._survives_tells = isinstance(actor, Actor) and actor.survives_tells
+        self.thread = threading.Thread(target=self._run, name=f"actor-{name}", daemon=True)
+
+    def start(self) -> None:
+        """Begin to take calls."""
+        pykka.ActorRegistry.register(self.actor.actor_ref)
+        self.thread.start()
+
+    def waiting_count(self) -> int:
+        """Return how many messages wait in the inbox."""
+        inbox: Any = self.actor.actor_inbox
+        return int(inbox.qsize())
+
+    # --- taking calls (the reader's thread)
+
+    def deliver(self, invocation: Invocation) -> None:
+        """Put a call into the inbox.
+
+        Raises:
+            ActorDead: the actor is over; it did not run.
+            OverloadedError: the inbox is full.
+            DeadlockError: the actor waits for a call of the invocation's own chain.
+        """
+        inbox: Any = self.actor.actor_inbox
+        if self.is_over:
+            raise ActorDead(f"actor {self.name!r} has stopped", may_have_run=False)
+        if inbox.qsize() >= MAX_INBOX:
+            raise OverloadedError(f"{MAX_INBOX} calls wait already for actor {self.name!r}")
+        if invocation.chain:
+            self._note_chain(invocation)
+        inbox.put(invocation)
+        if self.is_over:
+            self._drain()
+
+    def _note_chain(self, invocation: Invocation) -> None:
+        with self._chained_lock:
+            if self._waiting_for and invocation.expects_answer:
+                _refuse_circle(self.name, self._waiting_for, invocation.chain)
+            self._chained[id(invocation)] = invocation
+
+    # --- waiting for other actors (the actor's own thread)
+
+    def begin_wait(self, call_id: int) -> None:
+        """Note that this thread waits for a call, and refuse those in the inbox that need us."""
+        refused = []
+        with self._chained_lock:
+            self._waiting_for = call_id
+            for invocation in list(self._chained.values()):
+                try:
+                    _refuse_circle(self.name, call_id, invocation.chain)
+                except DeadlockError as error:
+                    if invocation.expects_answer:
+                        del self._chained[id(invocation)]
+                        invocation.deadline = 0.0  # it still lies in the inbox: do not start it
+                        refused.append((invocation, error))
+        for invocation, error in refused:
+            invocation.fail(error)
+
+    def end_wait(self, call_id: int) -> None:
+        """Note that the wait is over."""
+        self._waiting_for = 0
+
+    # --- the actor's thread
+
+    def _run(self) -> None:
+        current.actor = self
+        actor, inbox = self.actor, self.actor.actor_inbox
+        crash: BaseException | None = None
+        try:
+            actor.on_start()
+        except BaseException as error:
+            logger.exception("actor %r failed in on_start", self.name)
+            crash = error
+            self._stop_flags()
+        while not actor.actor_stopped.is_set():
+            item: Any = inbox.get()
+            crash = self._pykka_message(item) if hasattr(item, "reply_to") else self._invoke(item)
+            if crash is not None:
+                self._stop_flags()
+                self._tell_failure(crash)
+        self.is_over = True
+        self._drain()
+        current.actor = None
+        self._ended(self, crash)
+
+    def _invoke(self, invocation: Invocation) -> BaseException | None:
+        """Run one call; return the error if the actor must die of it."""
+        if invocation.chain:
+            with self._chained_lock:
+                self._chained.pop(id(invocation), None)
+        if (
+            invocation.deadline is not None
+            and time.clock_gettime(time.CLOCK_BOOTTIME) >= invocation.deadline
+        ):
+            invocation.skipped()
+            return None
+        method = invocation.method
+        current.chain = invocation.chain
+        self.busy_since = time.monotonic()
+        self.busy_with = method.name
+        try:
+            value = method.function(self.actor, *invocation.args, **invocation.kwargs)
+        except BaseException as error:
+            # Also what is no Exception: one actor's sys.exit is not the end of all.
+            if invocation.expects_answer:
+                invocation.fail(error)
+                return None
+            logger.exception("actor %r: %s failed in a tell", self.name, method.name)
+            return None if self._survives_tells else error
+        else:
+            if invocation.expects_answer:
+                inbox: Any = self.actor.actor_inbox
+                invocation.answer(value, more_wait=not inbox.empty())
+            return None
+        finally:
+            self.busy_with = None
+            current.chain = ()
+
+    def _pykka_message(self, envelope: Any) -> BaseException | None:
+        """Handle what came by an actor reference, by Pykka's own rules."""
+        try:
+            response = self.actor._handle_receive(envelope.message)  # noqa: SLF001 - see above
+        except BaseException as error:
+            if envelope.reply_to is not None:
+                envelope.reply_to.set_exception((type(error), error, error.__traceback__))
+                return None
+            logger.exception("actor %r failed in a tell", self.name)
+            return None if self._survives_tells else error
+        if envelope.reply_to is not None:
+            envelope.reply_to.set(response)
+        return None
+
+    def _tell_failure(self, error: BaseException) -> None:
+        try:
+            self.actor.on_failure(type(error), error, error.__traceback__)
+        except BaseException:
+            logger.exception("actor %r failed in on_failure", self.name)
+
+    def _stop_flags(self) -> None:
+        pykka.ActorRegistry.unregister(self.actor.actor_ref)
+        self.actor.actor_stopped.set()
+
+    def _drain(self) -> None:
+        """Fail what still lies in the inbox of an actor that is over."""
+        inbox: Any = self.actor.actor_inbox
+        while not inbox.empty():
+            item: Any = inbox.get()
+            error = ActorDead(
+                f"actor {self.name!r} stopped before the call began", may_have_run=False
+            )
+            if not hasattr(item, "reply_to"):
+                if item.expects_answer:
+                    item.fail(error)
+            elif item.reply_to is not None:
+                if isinstance(item.message, _ActorStop):
+                    item.reply_to.set(None)
+                else:
+                    dead = pykka.ActorDeadError(str(error))
+                    item.reply_to.set_exception((type(dead), dead, None))
+
+
+def _refuse_circle(name: str, waiting_for: int, chain: Chain) -> None:
+    """Raise if `chain` holds the call that actor `name` waits for."""
+    calls = [link[2] for link in chain if link[1] == name]
+    if waiting_for in calls:
+        circle = [f"{node}/{actor or 'caller'}" for node, actor, _ in chain]
+        path = " -> ".join([*circle, circle[0] if circle else name])
+        raise DeadlockError(f"these calls would wait for each other for ever: {path}", circle)
+
+
+class _Place:
+    """A name an actor is registered under, over all its restarts."""
+
+    def __init__(self, name: str, factory: Callable[[], pykka.Actor], *, is_stock: bool) -> None:
+        self.name = name
+        self.factory = factory
+        self.is_stock = is_stock
+        self.hosted: HostedActor | None = None
+        self.state = "starting"
+        self.restarts = 0
+        self.recent: deque[float] = deque()
+        self.last_error = ""
+        self.timer: threading.Timer | None = None
+
+
+class Supervisor:
+    """The named actors of one node."""
+
+    def __init__(self, changed: Callable[[], None] = lambda: None) -> None:
+        """Make it empty.
+
+        Args:
+            changed: called after an actor was added, removed or given up.
+        """
+        self._changed = changed
+        self._places: dict[str, _Place] = {}
+        self._lock = threading.RLock()
+        self._closing = False
+
+    def add(
+        self, name: str, factory: Callable[[], pykka.Actor], *, is_stock: bool = False
+    ) -> pykka.ActorRef[Any]:
+        """Start an actor under a name and keep it running.
+
+        Args:
+            name: what others call it by.
+            factory: makes an instance; called again after each crash.
+            is_stock: True is never given up.
+
+        Raises:
+            UsageError: the name is taken or not a name, or the class has a
+                method that a proxy keeps for itself.
+            Exception: what making the first instance raised.
+        """
+        if not name or len(name) > 255 or "/" in name:
+            raise UsageError(f"{name!r} cannot be an actor's name: 1 to 255 characters without '/'")
+        with self._lock:
+            if self._closing:
+                raise UsageError("this flock is closed")
+            if name in self._places:
+                raise UsageError(f"an actor named {name!r} is registered already")
+            place = self._places[name] = _Place(name, factory, is_stock=is_stock)
+        try:
+            hosted = self._start(place)
+        except BaseException:
+            with self._lock:
+                self._places.pop(name, None)
+            raise
+        self._changed()
+        return hosted.actor.actor_ref
+
+    def get(self, name: str) -> HostedActor | None:
+        """Return the instance that takes calls under a name; None if there is no such name.
+
+        Raises:
+            ActorDead: the name is known and its actor is just not running.
+        """
+        place = self._places.get(name)
+        if place is None:
+            return None
+        hosted = place.hosted
+        if hosted is None or hosted.is_over:
+            raise ActorDead(f"actor {name!r} is {place.state}", may_have_run=False)
+        return hosted
+
+    def names(self) -> list[str]:
+        """Return the registered names, sorted."""
+        with self._lock:
+            return sorted(self._places)
+
+    def describe(self) -> list[dict[str, Any]]:
+        """Say of each actor how it does, as plain data."""
+        with self._lock:
+            places = sorted(self._places.values(), key=lambda place: place.name)
+        rows = []
+        for place in places:
+            hosted = place.hosted
+            alive = hosted is not None and not hosted.is_over
+            rows.append(
+                {
+                    "name": place.name,
+                    "class": type(hosted.actor).__name__ if hosted is not None else "",
+                    "state": place.state,
+                    "waiting": hosted.waiting_count() if hosted is not None and alive else 0,
+                    "busy_with": hosted.busy_with if hosted is not None else None,
+                    "restarts": place.restarts,
+                    "error": place.last_error,
+                    "methods": sorted(hosted.table) if hosted is not None else [],
+                }
+            )
+        return rows
+
+    def _start(self, place: _Place) -> HostedActor:
+        actor = place.factory()
+        if not isinstance(actor, pykka.ThreadingActor):
+            raise UsageError(f"{type(actor).__name__} is not a pykka.ThreadingActor")
+        hosted = HostedActor(place.name, actor, method_table(type(actor)), self._ended)
+        place.hosted = hosted
+        place.state = "running"
+        hosted.start()
+        return hosted
+
+    def _ended(self, hosted: HostedActor, error: BaseException | None) -> None:
+        """Decide what becomes of a name whose actor is over."""
+        with self._lock:
+            place = self._places.get(hosted.name)
+            if self._closing or place is None or place.hosted is not hosted:
+                return
+            if error is None:
+                del self._places[hosted.name]
+            else:
+                place.last_error = f"{type(error).__name__}: {error}"
+                self._plan_restart(place)
+        self._changed()
+
+    def _plan_restart(self, place: _Place) -> None:
+        now = time.monotonic()
+        while place.recent and now - place.recent[0] > RESTART_WINDOW:
+            place.recent.popleft()
+        if len(place.recent) >= MAX_RESTARTS and not place.is_stock:
+            place.state = "given up"
+            logger.error(
+                "actor %r crashed %d times in %g s and is given up: %s",
+                place.name, len(place.recent) + 1, RESTART_WINDOW, place.last_error,
+            )
+            return
+        pause = min(FIRST_PAUSE * 2 ** len(place.recent), LONGEST_PAUSE)
+        if len(place.recent) >= MAX_RESTARTS:
+            pause = LONGEST_PAUSE
+        place.recent.append(now)
+        place.state = f"starting anew in {pause:g} s"
+        logger.warning("actor %r crashed (%s) and is started anew in %g s",
+                       place.name, place.last_error, pause)
+        place.timer = threading.Timer(pause, self._restart, (place,))
+        place.timer.daemon = True
+        place.timer.start()
+
+    def _restart(self, place: _Place) -> None:
+        with self._lock:
+            if self._closing or self._places.get(place.name) is not place:
+                return
+            place.restarts += 1
+            try:
+                self._start(place)
+            except BaseException as error:
+                place.last_error = f"{type(error).__name__}: {error}"
+                self._plan_restart(place)
+        self._changed()
+
+    def remove(self, name: str, timeout: float = 5.0) -> None:
+        """Stop an actor for good and forget its name."""
+        with self._lock:
+            place = self._places.pop(name, None)
+        if place is not None:
+            _stop([place], timeout)
+            self._changed()
+
+    def close(self, timeout: float = 5.0) -> list[str]:
+        """Stop all actors, the youngest first; return those that would not stop in time."""
+        with self._lock:
+            self._closing = True
+            places = list(self._places.values())
+        return _stop(reversed(places), timeout)
+
+
+def _stop(places: Iterable[_Place], timeout: float) -> list[str]:
+    deadline = time.monotonic() + timeout
+    stubborn = []
+    for place in places:
+        if place.timer is not None:
+            place.timer.cancel()
+        hosted = place.hosted
+        if hosted is None or hosted.thread is threading.current_thread():
+            continue
+        try:
+            hosted.actor.actor_ref.stop(block=False)
+        except pykka.ActorDeadError:
+            pass
+        hosted.thread.join(max(0.0, deadline - time.monotonic()))
+        if hosted.thread.is_alive():
+            stubborn.append(place.name)
+            print_stack = sys._current_frames().get(hosted.thread.ident or 0)
+            logger.warning("actor %r did not stop in time; it is at %s", place.name, print_stack)
+    return stubborn
+
+
+__all__ = ["CallError", "HostedActor", "Invocation", "Supervisor"]

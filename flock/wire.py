@@ -1,0 +1,287 @@
+"""Messages to bytes and back.
+
+Values that travel: None, bool, int of 64 bits, float, str, bytes, lists and
+tuples (a tuple arrives as a list), dicts, `datetime`, and handles to nodes and
+actors. Anything else is an `EncodeError` that names the place, raised where it
+was put in, with nothing sent.
+
+Decoding builds no class named by the bytes, imports nothing, and is bounded:
+frame size, nesting, lengths, number of fields and their types. Whatever is
+wrong with a frame, `BadFrame` is the only error that comes out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
+from typing import Any
+
+import msgpack
+
+from flock.errors import EncodeError, FlockError
+from flock.messages import (
+    FIELD_TYPES,
+    FRAME_HEADER,
+    MAX_CONTAINERS,
+    MAX_DEPTH,
+    MAX_FRAME_BYTES,
+    MAX_ITEMS,
+    PROTOCOL,
+)
+
+_DATETIME = 1
+_HANDLE = 2
+_MAX_EXTENSION_BYTES = 1024
+_SMALL_FRAME_BYTES = 64 * 1024
+_HEADER_BYTES = FRAME_HEADER.size
+_SCALARS = (str, bytes, int, float, bool, type(None))
+
+PackHandle = Callable[[Any], Sequence[str] | None]
+"""Returns what a handle points at, `[node]` or `[node, actor]`; None for anything else."""
+
+MakeHandle = Callable[[Sequence[str]], Any]
+"""Makes a handle of this process from what one points at."""
+
+
+class BadFrame(FlockError):
+    """Bytes from the wire that are no frame of ours; the message says why."""
+
+
+class WrongProtocol(BadFrame):
+    """A frame of a protocol version that is not ours."""
+
+
+def _no_handle(value: Any) -> Sequence[str] | None:
+    return None
+
+
+class Codec:
+    """Turns messages into bytes and back, for one process.
+
+    `encode` may be used from any thread; `decode` belongs to one thread.
+    """
+
+    def __init__(
+        self, pack_handle: PackHandle = _no_handle, make_handle: MakeHandle = tuple
+    ) -> None:
+        """Make a codec.
+
+        Args:
+            pack_handle: tells what a handle of this process points at.
+            make_handle: makes a handle from what one points at.
+        """
+        self._pack_handle = pack_handle
+        self._make_handle = make_handle
+        self._unpacker = self._new_unpacker()
+        self._unpacked = 0  # bytes fed to the unpacker so far: its `tell` never starts again
+
+    # --- to bytes
+
+    def encode(self, message: tuple[Any, ...]) -> bytes:
+        """Turn one message into bytes.
+
+        Raises:
+            EncodeError: a value in it cannot travel, or it is too large.
+        """
+        try:
+            # A Packer of its own per call: a shared one is not thread-safe,
+            # and making one costs less than a lock.
+            packed: bytes = msgpack.packb(message, default=self._pack_other)
+        except EncodeError:
+            raise
+        except (TypeError, ValueError, OverflowError, RecursionError) as error:
+            raise EncodeError(self._blame(message) or f"a value cannot travel: {error}") from None
+        if len(packed) > MAX_FRAME_BYTES - _HEADER_BYTES:
+            raise EncodeError(
+                f"{len(packed)} bytes are too many: a message has at most {MAX_FRAME_BYTES}"
+            )
+        return packed
+
+    def check_arguments(self, args: Sequence[Any], kwargs: dict[str, Any]) -> None:
+        """Refuse arguments nested too deep to be read at the other end.
+
+        Raises:
+            EncodeError: names the place.
+        """
+        for index, value in enumerate(args):
+            self.check_value(value, f"args[{index}]")
+        for key, value in kwargs.items():
+            self.check_value(value, f"kwargs[{key!r}]")
+
+    def check_value(self, value: Any, place: str) -> None:
+        """Refuse a value nested too deep to be read at the other end."""
+        if not isinstance(value, _SCALARS) and depth(value) > MAX_DEPTH - 2:
+            raise EncodeError(f"{place} is nested deeper than {MAX_DEPTH - 2} levels")
+
+    def _pack_other(self, value: Any) -> msgpack.ExtType:
+        if isinstance(value, datetime):
+            return msgpack.ExtType(_DATETIME, value.isoformat().encode())
+        points_at = self._pack_handle(value)
+        if points_at is not None:
+            return msgpack.ExtType(_HANDLE, msgpack.packb(list(points_at)))
+        raise TypeError(f"{type(value).__name__} cannot travel")
+
+    def _blame(self, message: tuple[Any, ...]) -> str | None:
+        """Find the first value that cannot travel and say where it stands."""
+        for field in message:
+            for place, value in _places_of(field):
+                trouble = self._trouble_with(value)
+                if trouble is not None:
+                    return f"{place} {trouble}"
+        return None
+
+    def _trouble_with(self, value: Any) -> str | None:
+        if isinstance(value, int) and not isinstance(value, bool):
+            fits = -(2**63) <= value < 2**64
+            return None if fits else "is an integer of more than 64 bits"
+        if isinstance(value, str):
+            try:
+                value.encode()
+            except UnicodeEncodeError:
+                return "is text that is not valid Unicode"
+            return None
+        if value is None or isinstance(value, (bool, float, bytes, bytearray, memoryview)):
+            return None
+        if isinstance(value, datetime) or self._pack_handle(value) is not None:
+            return None
+        return f"is a {type(value).__name__}, which cannot travel"
+
+    # --- from bytes
+
+    def decode(self, frame: bytes | memoryview) -> tuple[int, list[list[Any]]]:
+        """Turn a frame into its sender's clock and its messages.
+
+        Returns:
+            The sender's `CLOCK_BOOTTIME` in nanoseconds, and the messages as
+            lists whose first element is a known kind, with the fields of that
+            kind, each of its type.
+
+        Raises:
+            WrongProtocol: a frame of another version.
+            BadFrame: anything else that is wrong with it.
+        """
+        size = len(frame)
+        if not _HEADER_BYTES < size <= MAX_FRAME_BYTES:
+            raise BadFrame(f"a frame of {size} bytes")
+        version, stamp = FRAME_HEADER.unpack_from(frame)
+        if version != PROTOCOL:
+            raise WrongProtocol(f"protocol version {version}, ours is {PROTOCOL}")
+        small = size <= _SMALL_FRAME_BYTES
+        unpacker = self._unpacker if small else self._counting_unpacker()
+        expected_end = (self._unpacked if small else 0) + size - _HEADER_BYTES
+        try:
+            unpacker.feed(frame[_HEADER_BYTES:])
+            messages: list[list[Any]] = list(unpacker)
+            if unpacker.tell() != expected_end:
+                raise BadFrame("a message is cut off")
+            for message in messages:
+                _check(message)
+        except Exception as error:
+            # The decoder's own errors are ValueErrors of several kinds, the
+            # hooks' may be others: none of them may reach the reader's loop.
+            self._unpacker, self._unpacked = self._new_unpacker(), 0
+            if isinstance(error, BadFrame):
+                raise
+            raise BadFrame(f"{type(error).__name__}: {error}") from None
+        if small:
+            self._unpacked = expected_end
+        return stamp, messages
+
+    def _counting_unpacker(self) -> msgpack.Unpacker:
+        """Make an unpacker for a large frame: a byte may stand for a container of 70."""
+        containers = 0
+
+        def count(made: Any) -> Any:
+            nonlocal containers
+            containers += 1
+            if containers > MAX_CONTAINERS:
+                raise BadFrame(f"more than {MAX_CONTAINERS} lists and maps")
+            return made
+
+        return self._new_unpacker(list_hook=count, object_hook=count)
+
+    def _new_unpacker(self, **hooks: Callable[[Any], Any]) -> msgpack.Unpacker:
+        return msgpack.Unpacker(
+            **hooks,
+            raw=False,
+            strict_map_key=False,
+            max_buffer_size=MAX_FRAME_BYTES,
+            max_array_len=MAX_ITEMS,
+            max_map_len=MAX_ITEMS,
+            max_ext_len=_MAX_EXTENSION_BYTES,
+            ext_hook=self._unpack_other,
+        )
+
+    def _unpack_other(self, code: int, data: bytes) -> Any:
+        if code == _DATETIME:
+            return datetime.fromisoformat(data.decode())
+        if code == _HANDLE:
+            points_at = msgpack.unpackb(data)
+            is_handle = isinstance(points_at, list) and len(points_at) in (1, 2)
+            if is_handle and all(isinstance(part, str) for part in points_at):
+                return self._make_handle(points_at)
+        raise BadFrame(f"an unknown extension {code}")
+
+
+def _check(message: Any) -> None:
+    """Refuse a message whose kind, number of fields or types are not in the table."""
+    if type(message) is not list or not message:
+        raise BadFrame("a message is not an array")
+    types = FIELD_TYPES.get(message[0]) if type(message[0]) is int else None
+    if types is None:
+        raise BadFrame(f"a message of unknown kind {str(message[0])[:40]}")
+    if len(message) != len(types) + 1:
+        raise BadFrame(f"a message of kind {message[0]} with {len(message) - 1} fields")
+    for value, expected in zip(message[1:], types, strict=True):
+        if not isinstance(value, expected):
+            raise BadFrame(f"a message of kind {message[0]} where a {type(value).__name__} has no place")
+        if value and isinstance(value, (list, dict)) and depth(value) > MAX_DEPTH:
+            raise BadFrame(f"nested deeper than {MAX_DEPTH} levels")
+
+
+def frame_of(messages: Iterable[bytes], stamp: int) -> bytes:
+    """Put encoded messages into one frame, stamped with `CLOCK_BOOTTIME` in nanoseconds."""
+    return FRAME_HEADER.pack(PROTOCOL, stamp) + b"".join(messages)
+
+
+def depth(value: Any) -> int:
+    """Return how many lists and dicts stand in each other at most, up to `MAX_DEPTH` + 1.
+
+    Level by level instead of recursive: a message is made by others, and a
+    deep one must not become a `RecursionError`.
+    """
+    level = [value] if isinstance(value, (list, tuple, dict)) else []
+    levels = 0
+    while level and levels <= MAX_DEPTH:
+        levels += 1
+        inner: list[Any] = []
+        for each in level:
+            members = each.values() if isinstance(each, dict) else each
+            inner += [member for member in members if isinstance(member, (list, tuple, dict))]
+        level = inner
+    return levels
+
+
+def _places_of(field: Any) -> Iterable[tuple[str, Any]]:
+    """Walk a message's field: a list is taken for `args`, a dict for `kwargs`, else the value."""
+    if isinstance(field, (list, tuple)):
+        start = [(f"args[{index}]", member, 1) for index, member in enumerate(field)]
+    elif isinstance(field, dict):
+        start = [(f"kwargs[{key!r}]", member, 1) for key, member in field.items()]
+    else:
+        start = [("the value", field, 0)]
+    waiting = start[::-1]
+    while waiting:
+        place, value, level = waiting.pop()
+        if level > MAX_DEPTH:
+            continue
+        if isinstance(value, dict):
+            for key, member in value.items():
+                waiting.append((f"{place} key {key!r}", key, level + 1))
+                waiting.append((f"{place}[{key!r}]", member, level + 1))
+        elif isinstance(value, (list, tuple)):
+            waiting += [
+                (f"{place}[{index}]", member, level + 1) for index, member in enumerate(value)
+            ]
+        else:
+            yield place, value
