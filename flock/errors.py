@@ -47,6 +47,8 @@ runs (`ConvergeError`).
       ├ RecipeError          -                           -             1
       ├ RunFailed            -                           -             1
       ├ RunCancelled         -                           -             1
+      ├ CommandFailed        -                           -             1
+      ├ WaitTimeout          TimeoutError                -             1
       └ JournalError         -                           -             1
 
 `may_have_run` answers "may I call again?": it is False only where the method
@@ -82,6 +84,7 @@ __all__ = [
     "CallCancelled",
     "CallError",
     "CallTimeout",
+    "CommandFailed",
     "ConnectionLost",
     "ConvergeError",
     "DeadlockError",
@@ -115,6 +118,7 @@ __all__ = [
     "UsageError",
     "VersionConflict",
     "VersionMismatch",
+    "WaitTimeout",
     "WrongRegistry",
     "exit_code",
 ]
@@ -311,6 +315,26 @@ class RunFailed(ConvergeError):
 
 class RunCancelled(ConvergeError):
     """Somebody cancelled the run."""
+
+
+class CommandFailed(ConvergeError):
+    """A command could not be started, took too long, or ended with an exit code nobody wanted."""
+
+
+class WaitTimeout(ConvergeError, TimeoutError):
+    """What a resource waited for did not come in time.
+
+    Attributes:
+        wait: the wait as the recipe wrote it.
+        waited: seconds.
+        last: the last answer, as text.
+    """
+
+    def __init__(self, wait: str, waited: float, last: str) -> None:
+        super().__init__(f"{wait} gave up after {waited:g} s; the last answer was {last}")
+        self.wait = wait
+        self.waited = waited
+        self.last = last
 
 
 class JournalError(ConvergeError):
