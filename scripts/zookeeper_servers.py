@@ -20,13 +20,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 START_TIMEOUT = 30.0
-"""Seconds that all servers together may take until they serve; 0.4 s (one) and 1.8 s (three) are usual."""
+"""Seconds for all servers until they serve; 0.4 s (one) and 1.8 s (three) are usual."""
 
 _PROBE_TIMEOUT = 0.5
 """Seconds; a question to a server that is still starting can hang without an answer."""
 
 _PORTS = range(20_000, 32_000)
-"""Below the range that outgoing connections are given, so that none of them takes a port of ours."""
+"""Below the range that outgoing connections are given: none of them takes a port of ours."""
 
 _HOMEBREW = (Path("/opt/homebrew/opt"), Path("/usr/local/opt"))
 
@@ -36,7 +36,7 @@ _JAVA_OPTIONS = (
     "-XX:+UseSerialGC",
     "-XX:TieredStopAtLevel=1",
     "-Dzookeeper.jmx.log4j.disable=true",
-    # What is kept here survives the death of a process, not of the machine: no need to wait for the disk.
+    # What is kept here outlives a process, not the machine: no need to wait for the disk.
     "-Dzookeeper.forceSync=no",
 )
 
@@ -123,10 +123,9 @@ def free_ports(count: int) -> list[int]:
     """Return ports on which nothing listens at this moment, on loopback."""
     free: list[int] = []
     for port in random.sample(_PORTS, len(_PORTS)):
-        with socket.socket() as probe:
-            with contextlib.suppress(OSError):
-                probe.bind(("127.0.0.1", port))
-                free.append(port)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            free.append(port)
         if len(free) == count:
             return free
     raise NotStarted(f"no {count} free ports between {_PORTS.start} and {_PORTS.stop}")
@@ -268,17 +267,18 @@ def ask(port: int, word: str, timeout: float = _PROBE_TIMEOUT) -> str:
         timeout: seconds for each step.
     """
     answer = b""
-    with contextlib.suppress(OSError):
-        with socket.create_connection(("127.0.0.1", port), timeout) as connection:
-            connection.settimeout(timeout)
-            connection.sendall(word.encode("ascii"))
-            while received := connection.recv(65_536):
-                answer += received
+    with (
+        contextlib.suppress(OSError),
+        socket.create_connection(("127.0.0.1", port), timeout) as connection,
+    ):
+        connection.sendall(word.encode("ascii"))
+        while received := connection.recv(65_536):
+            answer += received
     return answer.decode("utf-8", errors="replace")
 
 
 def mode(port: int) -> str | None:
-    """Return what the server on a loopback port is to its ensemble, None while it does not serve."""
+    """Return what the server on a loopback port is to its ensemble; None: it does not serve."""
     for line in ask(port, "srvr").splitlines():
         if line.startswith("Mode: "):
             return line.removeprefix("Mode: ").strip()
@@ -437,7 +437,6 @@ class ZooKeeperEnsemble:
 
 
 def _tail(log: str) -> str:
-    interesting = [
-        line for line in log.splitlines() if "ERROR" in line or "WARN" in line or "Exception" in line
-    ]
-    return "\n".join((interesting or log.splitlines())[-10:])
+    lines = log.splitlines()
+    telling = [line for line in lines if any(w in line for w in ("ERROR", "WARN", "Exception"))]
+    return "\n".join((telling or lines)[-10:])

@@ -1,0 +1,64 @@
+# `make` alone lists the targets. Everything lands in .venv; `make clean` takes it away again.
+
+PYTHON ?= python3
+REGISTRY ?= embedded
+WORKERS ?= 3
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+SHELL := /bin/sh
+
+.DEFAULT_GOAL := help
+.PHONY: help setup venv demo test lint bench-calls clean
+
+help: ## list the targets
+	@echo "Targets:"
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' Makefile | awk -F'|' '{printf "%-14s %s\n", $$1, $$2}'
+	@echo "Variables: PYTHON=python3.12 (setup)  REGISTRY=zookeeper (demo)  WORKERS=3, ARGS='-k name' (test)"
+
+setup: $(READY) ## make .venv with the package and its tools (the other targets do it by themselves)
+
+venv: setup
+
+# Debian and Ubuntu ship Python without its venv module: say what is missing before pip does.
+$(READY): pyproject.toml flock/__init__.py
+	@command -v $(PYTHON) >/dev/null || { \
+	  echo "missing: $(PYTHON). Type: sudo apt-get install python3 python3-venv" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "$(PYTHON) is $$($(PYTHON) -V 2>&1), 3.11 or later is needed: make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { \
+	  echo "missing: Python's venv module. Type: sudo apt-get install python3-venv" >&2; exit 1; }
+	@command -v git >/dev/null || { \
+	  echo "missing: git. Type: sudo apt-get install git" >&2; exit 1; }
+	@echo "setting up $(VENV)" >&2
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+demo: $(READY) ## three processes: a node converges because another process asked it to
+	@$(BIN)/python scripts/demo --registry $(REGISTRY)
+
+# What is started here is stopped here, whatever happens, and the exit code is that of the tests.
+test: $(READY) ## get and start a ZooKeeper, run all tests, stop it
+	@home=$$(mktemp -d) || exit 1; \
+	trap 'scripts/zookeeper stop --home "$$home" >/dev/null; rm -rf "$$home"' EXIT; \
+	trap 'exit 130' INT; trap 'exit 143' TERM HUP; \
+	hosts=$$(scripts/zookeeper start --home "$$home") || exit 1; \
+	FLOCK_TEST_ZOOKEEPER="$$hosts" $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
+
+lint: $(READY) ## ruff, mypy --strict, and the one-way imports
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+bench-calls: $(READY) ## our calls beside a raw pyzmq ping-pong, as ratios
+	@$(BIN)/python scripts/bench_calls.py $(ARGS)
+
+clean: ## remove .venv and everything else that was made here
+	@scripts/zookeeper stop >/dev/null 2>&1 || true
+	rm -rf $(VENV) .zookeeper .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf build dist *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
