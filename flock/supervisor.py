@@ -15,7 +15,6 @@ up, only slowed to one start in 30 s.
 from __future__ import annotations
 
 import logging
-import sys
 import threading
 import time
 from collections import deque
@@ -27,7 +26,7 @@ from pykka.messages import _ActorStop
 
 from flock.actor import Actor, Method, method_table
 from flock.context import current
-from flock.errors import ActorDead, CallError, DeadlockError, OverloadedError, UsageError
+from flock.errors import ActorDead, DeadlockError, OverloadedError, UsageError
 from flock.messages import Chain
 
 logger = logging.getLogger(__name__)
@@ -77,6 +76,7 @@ class HostedActor:
         actor: pykka.Actor,
         table: dict[str, Method],
         ended: Callable[[HostedActor, BaseException | None], None],
+        node_name: str,
     ) -> None:
         """Wrap an actor that is made and not started.
 
@@ -86,8 +86,10 @@ class HostedActor:
             table: what others may call.
             ended: called on the actor's thread when it is over, with the error
                 if it crashed.
+            node_name: this node's name, as chains of calls carry it.
         """
         self.name = name
+        self._node_name = node_name
         self.actor = actor
         self.table = table
         self.is_over = False
@@ -134,7 +136,7 @@ class HostedActor:
     def _note_chain(self, invocation: Invocation) -> None:
         with self._chained_lock:
             if self._waiting_for and invocation.expects_answer:
-                _refuse_circle(self.name, self._waiting_for, invocation.chain)
+                self._refuse_circle(self._waiting_for, invocation.chain)
             self._chained[id(invocation)] = invocation
 
     # --- waiting for other actors (the actor's own thread)
@@ -146,7 +148,7 @@ class HostedActor:
             self._waiting_for = call_id
             for invocation in list(self._chained.values()):
                 try:
-                    _refuse_circle(self.name, call_id, invocation.chain)
+                    self._refuse_circle(call_id, invocation.chain)
                 except DeadlockError as error:
                     if invocation.expects_answer:
                         del self._chained[id(invocation)]
@@ -158,6 +160,13 @@ class HostedActor:
     def end_wait(self, call_id: int) -> None:
         """Note that the wait is over."""
         self._waiting_for = 0
+
+    def _refuse_circle(self, waiting_for: int, chain: Chain) -> None:
+        """Raise `DeadlockError` if `chain` holds the call that this actor waits for."""
+        if any(tuple(link) == (self._node_name, self.name, waiting_for) for link in chain):
+            circle = [f"{node}/{actor or 'caller'}" for node, actor, _ in chain]
+            path = " -> ".join([*circle, f"{self._node_name}/{self.name}"])
+            raise DeadlockError(f"these calls would wait for each other for ever: {path}", circle)
 
     # --- the actor's thread
 
@@ -258,15 +267,6 @@ class HostedActor:
                     item.reply_to.set_exception((type(dead), dead, None))
 
 
-def _refuse_circle(name: str, waiting_for: int, chain: Chain) -> None:
-    """Raise if `chain` holds the call that actor `name` waits for."""
-    calls = [link[2] for link in chain if link[1] == name]
-    if waiting_for in calls:
-        circle = [f"{node}/{actor or 'caller'}" for node, actor, _ in chain]
-        path = " -> ".join([*circle, circle[0] if circle else name])
-        raise DeadlockError(f"these calls would wait for each other for ever: {path}", circle)
-
-
 class _Place:
     """A name an actor is registered under, over all its restarts."""
 
@@ -285,12 +285,14 @@ class _Place:
 class Supervisor:
     """The named actors of one node."""
 
-    def __init__(self, changed: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, node_name: str, changed: Callable[[], None] = lambda: None) -> None:
         """Make it empty.
 
         Args:
+            node_name: this node's name, as chains of calls carry it.
             changed: called after an actor was added, removed or given up.
         """
+        self._node_name = node_name
         self._changed = changed
         self._places: dict[str, _Place] = {}
         self._lock = threading.RLock()
@@ -373,7 +375,7 @@ class Supervisor:
         actor = place.factory()
         if not isinstance(actor, pykka.ThreadingActor):
             raise UsageError(f"{type(actor).__name__} is not a pykka.ThreadingActor")
-        hosted = HostedActor(place.name, actor, method_table(type(actor)), self._ended)
+        hosted = HostedActor(place.name, actor, method_table(type(actor)), self._ended, self._node_name)
         place.hosted = hosted
         place.state = "running"
         hosted.start()
@@ -458,9 +460,6 @@ def _stop(places: Iterable[_Place], timeout: float) -> list[str]:
         hosted.thread.join(max(0.0, deadline - time.monotonic()))
         if hosted.thread.is_alive():
             stubborn.append(place.name)
-            print_stack = sys._current_frames().get(hosted.thread.ident or 0)
-            logger.warning("actor %r did not stop in time; it is at %s", place.name, print_stack)
+            logger.warning("actor %r did not stop in time, busy with %s", place.name, hosted.busy_with)
     return stubborn
 
-
-__all__ = ["CallError", "HostedActor", "Invocation", "Supervisor"]

@@ -1,0 +1,291 @@
+"""From a message to an actor, and from the actor's answer to a message.
+
+One function decides whether a caller may call, before any actor is looked up.
+The method's name is looked up in the actor's table and nowhere else, and the
+arguments are bound to its signature before they reach the inbox, so that no
+caller can wear an actor out with calls that do not fit. Every refusal is
+answered in one round trip.
+
+An actor's name that is empty means the node itself: a few questions that are
+answered at once, on the reader's thread.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pykka
+
+from flock.actor import Method
+from flock.calls import Peer
+from flock.errors import (
+    ActorNotFound,
+    BadArguments,
+    CallError,
+    ConnectionLost,
+    EncodeError,
+    MethodNotFound,
+    NotLetIn,
+    ReplyTooLarge,
+)
+from flock.failures import fail_message
+from flock.future import Future
+from flock.messages import ACCEPTED, CALL, MAX_CHAIN, REPLY, Chain
+from flock.supervisor import Supervisor
+from flock.wire import Codec
+from registry.contract import KeyRecord
+
+logger = logging.getLogger(__name__)
+
+
+class CallerPeer(Peer):
+    """A peer that calls us."""
+
+    serving: set[int]
+    last_reply: float
+
+
+class RemoteCall:
+    """A call or tell from a peer, on its way through an actor (`supervisor.Invocation`)."""
+
+    __slots__ = (
+        "_dispatcher",
+        "args",
+        "call_id",
+        "chain",
+        "deadline",
+        "expects_answer",
+        "kwargs",
+        "label",
+        "method",
+        "peer",
+    )
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        peer: Any,
+        call_id: int,
+        method: Method,
+        args: list[Any],
+        kwargs: dict[str, Any],
+        deadline: float | None,
+        chain: Chain,
+        label: str,
+    ) -> None:
+        """Note the call; an id of 0 is a tell."""
+        self._dispatcher = dispatcher
+        self.peer = peer
+        self.call_id = call_id
+        self.method = method
+        self.args = args
+        self.kwargs = kwargs
+        self.deadline = deadline
+        self.chain = chain
+        self.label = label
+        self.expects_answer = call_id != 0
+
+    def answer(self, value: Any, *, more_wait: bool) -> None:
+        """Send the method's value, or wait for it if the method promised it for later."""
+        if isinstance(value, pykka.Future):
+            self._dispatcher.answer_later(self, value)
+        else:
+            self._dispatcher.reply(self, value, urgent=not more_wait)
+
+    def fail(self, error: BaseException) -> None:
+        """Send an error."""
+        self._dispatcher.reply_failure(self.peer, self.call_id, error)
+
+    def skipped(self) -> None:
+        """Note that the caller's deadline passed before the method began."""
+        self._dispatcher.expired += 1
+        self.peer.serving.discard(self.call_id)
+
+
+class Dispatcher:
+    """Hands calls to a node's actors and sends their answers.
+
+    Attributes:
+        expired: calls that were not run because their deadline had passed.
+    """
+
+    def __init__(
+        self,
+        supervisor: Supervisor,
+        codec: Codec,
+        questions: dict[str, Callable[..., Any]],
+        clock: Callable[[], float],
+    ) -> None:
+        """Make it.
+
+        Args:
+            supervisor: the node's actors.
+            codec: turns answers into bytes.
+            questions: what the node itself answers, by method name.
+            clock: monotonic seconds.
+        """
+        self._supervisor = supervisor
+        self._codec = codec
+        self._questions = questions
+        self._clock = clock
+        self.expired = 0
+
+    # --- calls in
+
+    def take(
+        self, peer: Any, caller: KeyRecord, message: list[Any], deadline: float | None
+    ) -> None:
+        """Deliver a CALL or TELL; refusals of calls are answered, of tells logged.
+
+        Args:
+            peer: where it came from, and where the answer goes.
+            caller: who that is, by its key.
+            message: as decoded.
+            deadline: `CLOCK_BOOTTIME` seconds, None for none.
+        """
+        if message[0] == CALL:
+            _, call_id, actor, method, args, kwargs, _, chain, _ = message
+            peer.serving.add(call_id)
+        else:
+            _, actor, method, args, kwargs, _, chain, _ = message
+            call_id = 0
+        try:
+            refuse_unless_allowed(caller, actor, method)
+            if not actor:
+                self._answer_question(peer, call_id, method, args, kwargs)
+                return
+            hosted = self._supervisor.get(actor)
+            if hosted is None:
+                there = ", ".join(self._supervisor.names()) or "none"
+                raise ActorNotFound(f"no actor {actor!r} here; there are: {there}")
+            entry = hosted.table.get(method)
+            if entry is None:
+                there = ", ".join(sorted(hosted.table)) or "none"
+                raise MethodNotFound(f"actor {actor!r} offers no method {method!r}, but: {there}")
+            misfit = entry.misfit(args, kwargs)
+            if misfit is not None:
+                raise BadArguments(f"{actor}.{misfit}")
+            hosted.deliver(
+                RemoteCall(
+                    self,
+                    peer,
+                    call_id,
+                    entry,
+                    args,
+                    kwargs,
+                    deadline,
+                    _chain_of(chain) if chain else (),
+                    actor,
+                )
+            )
+        except CallError as error:
+            if call_id:
+                self.reply_failure(peer, call_id, error)
+            else:
+                logger.warning("a tell from %s was dropped: %s", caller.name, error)
+
+    def _answer_question(
+        self, peer: Any, call_id: int, method: str, args: list[Any], kwargs: dict[str, Any]
+    ) -> None:
+        question = self._questions.get(method)
+        if question is None:
+            raise MethodNotFound(f"a node answers no question {method!r}")
+        try:
+            value = question(*args, **kwargs)
+        except TypeError as error:
+            raise BadArguments(f"{method}: {error}") from None
+        self._send_reply(peer, call_id, value, urgent=True)
+
+    # --- answers out
+
+    def reply(self, call: RemoteCall, value: Any, *, urgent: bool) -> None:
+        """Send a call's value."""
+        self._send_reply(call.peer, call.call_id, value, urgent=urgent)
+
+    def _send_reply(self, peer: Any, call_id: int, value: Any, *, urgent: bool) -> None:
+        try:
+            self._codec.check_value(value, "the answer")
+            message = self._codec.encode((REPLY, call_id, value))
+        except EncodeError as error:
+            self.reply_failure(peer, call_id, ReplyTooLarge(f"the method ran, but {error}"))
+            return
+        self._send(peer, call_id, message, urgent=urgent)
+
+    def reply_failure(self, peer: Any, call_id: int, error: BaseException) -> None:
+        """Send an error instead of a value."""
+        try:
+            message = self._codec.encode(fail_message(call_id, error))
+        except EncodeError:
+            # A field of the error cannot travel; its text can.
+            bare = RuntimeError(f"{type(error).__name__}: {error}"[:1000].encode("ascii", "replace"))
+            message = self._codec.encode(fail_message(call_id, bare))
+        self._send(peer, call_id, message, urgent=True)
+
+    def _send(self, peer: Any, call_id: int, message: bytes, *, urgent: bool) -> None:
+        peer.serving.discard(call_id)
+        peer.last_reply = self._clock()
+        try:
+            peer.send(message, urgent=urgent)
+        except CallError as error:
+            # Nobody is left to hear it: the caller was, or will be, told that
+            # the way broke.
+            logger.info("an answer to %s was lost: %s", peer.title, error)
+
+    def answer_later(self, call: RemoteCall, promised: pykka.Future[Any]) -> None:
+        """Tell the caller that its answer comes later, and send it when it is there."""
+        try:
+            call.peer.send(self._codec.encode((ACCEPTED, call.call_id)), urgent=True)
+        except CallError as error:
+            logger.info("a promise to %s was lost: %s", call.peer.title, error)
+        if isinstance(promised, Future):
+            promised.on_ready(lambda _: self._settle(call, promised))
+        else:
+            # Pykka's own futures have no callback: a thread has to wait.
+            threading.Thread(
+                target=self._settle, args=(call, promised), name=f"later-{call.label}", daemon=True
+            ).start()
+
+    def _settle(self, call: RemoteCall, promised: pykka.Future[Any]) -> None:
+        try:
+            value = promised.get()
+        except BaseException as error:
+            call.fail(error)
+        else:
+            self.reply(call, value, urgent=True)
+
+    def missing(self, peer: Any, ids: list[Any]) -> None:
+        """Fail those of a peer's open calls that nobody works on here any more."""
+        for call_id in ids:
+            if isinstance(call_id, int) and call_id not in peer.serving:
+                lost = ConnectionLost("the answer went down with the connection")
+                self.reply_failure(peer, call_id, lost)
+
+
+def refuse_unless_allowed(caller: KeyRecord, actor: str, method: str) -> None:
+    """Decide whether this caller may call this: the one place where that is decided.
+
+    Whoever the registry lets in may call what an actor offers; a key that
+    names neither a node nor a visitor may not.
+
+    Raises:
+        NotLetIn: it may not.
+    """
+    if caller.kind not in ("node", "visitor"):
+        raise NotLetIn(f"{caller.name!r} is a {caller.kind!r} and may not call {actor}.{method}")
+
+
+def _chain_of(raw: list[Any]) -> Chain:
+    chain = tuple(tuple(link) for link in raw if isinstance(link, list))
+    well_formed = len(chain) == len(raw) <= MAX_CHAIN and all(
+        len(link) == 3  # noqa: PLR2004 - node, actor, id
+        and isinstance(link[0], str)
+        and isinstance(link[1], str)
+        and isinstance(link[2], int)
+        for link in chain
+    )
+    if not well_formed:
+        raise CallError("a chain of calls that cannot be read", may_have_run=False)
+    return chain  # type: ignore[return-value]  # checked just above, which mypy cannot follow

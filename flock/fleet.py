@@ -1,0 +1,385 @@
+"""`Flock`: the whole flock as one value; `FlockOfChefs`: this process's default one.
+
+Index it by a node's name, and that by an actor's. A `Flock` with a name is a
+node that others see and call; without one it is a visitor that only asks. Any
+thread may use it. Joining happens with `start`, on entering it as a context
+manager, or with its first use.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from types import TracebackType
+from typing import Any, Self
+
+import pykka
+
+from flock.calls import CallOptions, Calls
+from flock.errors import CallError, NameTaken, NodeNotFound, UsageError
+from flock.node import Node, raise_file_limit
+from flock.proxy import ActorProxy, NodeProxy, handle_maker, points_at
+from flock.settings import Settings, load_settings, make_registry
+from registry.contract import Lock, LockOwner, PresenceRecord, Registry
+
+logger = logging.getLogger(__name__)
+
+_FURNISHER = "flock.boot"
+"""Puts the stock actors into a node; loaded by name, since it stands above this floor."""
+
+
+class Flock:
+    """The nodes of one registry, and this process among them.
+
+    Args:
+        name: this node's name; None makes a visitor, whatever the settings say.
+        registry: `embedded:DIR` or `zookeeper://host:port[,…]/root`.
+        keys: public and secret key to use, Z85; None makes new ones.
+        settings: any other setting by its name (`listen`, `advertise`,
+            `crypto`, `state_dir`, `environment`, `cookbooks`, `run_list`,
+            `timeout`, …); those not given come from the environment and the
+            settings file.
+    """
+
+    def __init__(
+        self,
+        name: str | None = None,
+        registry: str | None = None,
+        *,
+        keys: tuple[bytes, bytes] | None = None,
+        **settings: Any,
+    ) -> None:
+        """Note what was asked for; nothing is opened or read yet."""
+        self._arguments: dict[str, Any] = {"name": name, "registry": registry, **settings}
+        self._keys = keys
+        self._lock = threading.RLock()
+        self._node: Node | None = None
+        self._settings: Settings | None = None
+        self._closed = False
+        self._stopped = threading.Event()
+        self._lost: PresenceRecord | None = None
+        self._proxies: dict[str, NodeProxy] = {}
+        self._options = CallOptions()
+        self._before_close: list[Callable[[], None]] = []
+
+    # --- joining and leaving
+
+    def start(self, name: str | None = None, registry: str | None = None, **settings: Any) -> Self:
+        """Join the flock now; what is given here goes before what was given when it was made.
+
+        Raises:
+            RegistryUnavailable: the registry does not answer.
+            NameTaken: a live process has this name.
+            SettingsError: a setting is wrong.
+            UsageError: it was started before.
+        """
+        with self._lock:
+            if self._node is not None or self._closed:
+                raise UsageError("this flock was started already")
+            given = {"name": name, "registry": registry, **settings}
+            self._arguments.update({key: value for key, value in given.items() if value is not None})
+            self._join()
+        return self
+
+    def _join(self) -> Node:
+        """Open the node; the lock is held."""
+        arguments = dict(self._arguments)
+        name = arguments.pop("name")
+        loaded = load_settings(
+            {key: value for key, value in arguments.items() if value is not None}
+            | ({"name": name} if name is not None else {})
+        )
+        raise_file_limit()
+        node = Node(
+            make_registry(loaded),
+            name=name,
+            listen=loaded.listen,
+            advertise=loaded.advertise,
+            crypto=loaded.crypto,
+            keys=self._keys,
+            environment=loaded.environment,
+            pack_handle=points_at,
+            make_handle=handle_maker(lambda: self, lambda: self._options),
+            name_lost=self._on_name_lost,
+        )
+        self._options = CallOptions(timeout=loaded.timeout)
+        node.open()
+        self._node, self._settings = node, loaded
+        try:
+            if name is not None:
+                # Stock actors first: who is listed answers.
+                import_module(_FURNISHER).furnish(self)
+            node.announce()
+        except BaseException:
+            self.close()
+            raise
+        return node
+
+    def close(self) -> None:
+        """Leave: let what runs come to its end, tell the others, leave the directory last.
+
+        Twice is harmless; what is used afterwards raises.
+        """
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            node, hooks = self._node, self._before_close[::-1]
+        for hook in hooks:
+            try:
+                hook()
+            except Exception:
+                logger.exception("something did not close cleanly")
+        if node is not None:
+            node.close()
+        self._stopped.set()
+
+    def before_close(self, hook: Callable[[], None]) -> None:
+        """Have `hook` called first thing when this flock closes; the last one added goes first."""
+        self._before_close.append(hook)
+
+    def __enter__(self) -> Self:
+        """Join, if that has not happened yet."""
+        self._joined()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Leave."""
+        self.close()
+
+    def serve_forever(self) -> None:
+        """Wait until this flock is closed, or SIGTERM or SIGINT comes; then leave.
+
+        Raises:
+            NameTaken: after an outage the name belonged to another process.
+        """
+        self._joined()
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, lambda *_: self._stopped.set())
+        self._stopped.wait()
+        self.close()
+        if self._lost is not None:
+            raise NameTaken(self._lost.name, self._lost.whereabouts())
+
+    def _on_name_lost(self, holder: PresenceRecord) -> None:
+        logger.error("the name %s now belongs to %s: leaving", holder.name, holder.whereabouts())
+        self._lost = holder
+        # On a thread of its own: this one belongs to the registry that is to be closed.
+        threading.Thread(target=self.close, name="flock-leaving", daemon=True).start()
+
+    def _joined(self) -> Node:
+        node = self._node
+        if node is None:
+            with self._lock:
+                if self._closed:
+                    raise UsageError("this flock is closed")
+                node = self._node or self._join()
+        elif self._closed:
+            raise UsageError("this flock is closed")
+        return node
+
+    # --- what there is
+
+    def __getitem__(self, name: str) -> NodeProxy:
+        """Return a live node by name.
+
+        Raises:
+            NodeNotFound: there is no such node.
+            RegistryUnavailable: that cannot be known now.
+        """
+        node = self._joined()
+        if name != node.identity.name and node.directory.find(name) is None:
+            raise NodeNotFound(f"no node {name!r} in {node.registry.url}")
+        return self._proxy(name)
+
+    def _proxy(self, name: str) -> NodeProxy:
+        proxy = self._proxies.get(name)
+        if proxy is None:
+            proxy = self._proxies.setdefault(name, NodeProxy(self, name, self._options))
+        return proxy
+
+    def get(self, name: str) -> NodeProxy | None:
+        """Return a live node by name, None if there is no such node.
+
+        Raises:
+            RegistryUnavailable: that cannot be known now.
+        """
+        try:
+            return self[name]
+        except NodeNotFound:
+            return None
+
+    def __contains__(self, name: object) -> bool:
+        """Say whether a live node has this name."""
+        return isinstance(name, str) and self.get(name) is not None
+
+    def __iter__(self) -> Iterator[str]:
+        """Iterate over the names of the live nodes, sorted."""
+        return iter(self._joined().registry.node_names())
+
+    def __len__(self) -> int:
+        """Count the live nodes."""
+        return len(self._joined().registry.node_names())
+
+    @property
+    def me(self) -> NodeProxy | None:
+        """This node; None for a visitor."""
+        node = self._joined()
+        return self._proxy(node.identity.name) if node.identity.kind == "node" else None
+
+    def nodes(self) -> list[PresenceRecord]:
+        """Return the presence records of all live nodes, sorted by name."""
+        return self._joined().registry.presences()
+
+    def find(self, actor: str) -> list[ActorProxy]:
+        """Return the actor of this name on every live node that has it, this one included."""
+        return [
+            self._proxy(record.name)[actor] for record in self.nodes() if actor in record.actors
+        ]
+
+    # --- this node's own actors
+
+    def supervise(
+        self, actor_class: type[pykka.Actor], *args: Any, name: str, **kwargs: Any
+    ) -> pykka.ActorRef[Any]:
+        """Start an actor under a name, callable from every node, and keep it running.
+
+        Args:
+            actor_class: any `pykka.ThreadingActor`, better a `flock.Actor`.
+            args: given to the class, again at each restart.
+            name: what others call it by.
+            kwargs: given to the class.
+
+        Raises:
+            UsageError: the name is taken here, or the class cannot be called remotely.
+        """
+        return self._joined().supervisor.add(name, lambda: actor_class(*args, **kwargs))
+
+    # --- locks
+
+    def lock(
+        self, lockid: str, *, wait: float | None = 60.0, slots: int = 1, reason: str = ""
+    ) -> HeldLock:
+        """Take a lock over the whole flock, as a context manager.
+
+        Args:
+            lockid: any text.
+            wait: seconds, 0 for "now or not", None for as long as it takes.
+            slots: how many may hold it at a time.
+            reason: for people who look at who holds it.
+        """
+        return HeldLock(self, lockid, wait, slots, reason)
+
+    # --- for proxies and for what is built on this (`flock.proxy.Runtime`)
+
+    @property
+    def calls(self) -> Calls:
+        """Makes calls."""
+        return self._joined().calls
+
+    def peer(self, name: str) -> Any:
+        """Return the peer of a node's name."""
+        return self._joined().peer(name)
+
+    def state_of(self, name: str) -> str:
+        """Return a node's state as seen from here."""
+        return self._joined().state_of(name)
+
+    def record_of(self, name: str) -> PresenceRecord:
+        """Return a node's presence record."""
+        node = self._joined()
+        if name == node.identity.name:
+            return node.presence()
+        record = node.directory.find(name)
+        if record is None:
+            raise NodeNotFound(f"no node {name!r} in {node.registry.url}")
+        return record
+
+    @property
+    def registry(self) -> Registry:
+        """The registry, open."""
+        return self._joined().registry
+
+    @property
+    def node(self) -> Node:
+        """This process as a member."""
+        return self._joined()
+
+    @property
+    def settings(self) -> Settings:
+        """The settings in force."""
+        self._joined()
+        if self._settings is None:
+            raise UsageError("this flock has no settings yet")
+        return self._settings
+
+    def __repr__(self) -> str:
+        """Say who this is, without joining for it."""
+        if self._node is None or self._closed:
+            return "<flock, closed>" if self._closed else "<flock, not joined yet>"
+        return f"<flock {self._node.registry.url} as {self._node.identity.name}>"
+
+
+class HeldLock:
+    """A lock of the flock, taken on entering and released on leaving."""
+
+    def __init__(
+        self, flock: Flock, lockid: str, wait: float | None, slots: int, reason: str
+    ) -> None:
+        """Note what is wanted; nothing is asked for yet."""
+        self._flock = flock
+        self._lockid = lockid
+        self._wait = wait
+        self._slots = slots
+        self._reason = reason
+        self._held: Lock | None = None
+
+    def __enter__(self) -> Lock:
+        """Take the lock.
+
+        Raises:
+            LockTimeout: it was not free in time.
+            RegistryUnavailable: it could not be asked for.
+        """
+        me = self._flock.node
+        presence = me.presence()
+        owner = LockOwner(owner=presence.name, host=presence.host, reason=self._reason)
+        self._held = self._flock.registry.acquire(
+            self._lockid, owner, wait=self._wait, slots=self._slots
+        )
+        return self._held
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Release it; an outage does not hold this up."""
+        held, self._held = self._held, None
+        if held is not None:
+            held.release()
+
+
+FlockOfChefs = Flock()
+"""This process's default flock: a visitor from its first use, unless `start` was called before."""
+
+
+def _leave_at_exit() -> None:
+    try:
+        FlockOfChefs.close()
+    except CallError:
+        logger.debug("the default flock did not close cleanly")
+
+
+atexit.register(_leave_at_exit)

@@ -1,0 +1,509 @@
+"""This process as a member of the flock: its socket, its actors, its place in the registry.
+
+Here the parts are put together: keys and admission, the reader, lanes to
+peers, the table of open calls, the supervisor and the dispatcher. A visitor is
+the same without a name in the directory.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import zmq
+from zmq.utils.monitor import parse_monitor_message
+
+from flock import __version__
+from flock.admission import DOMAIN, Admission
+from flock.calls import Calls
+from flock.directory import Directory
+from flock.dispatch import Dispatcher
+from flock.errors import NodeDownError, NodeNotFound, RegistryError, UsageError
+from flock.failures import error_of
+from flock.lanes import lane_socket
+from flock.messages import (
+    ACCEPTED,
+    BYE,
+    CALL,
+    FAIL,
+    OPEN_CALLS,
+    PROTOCOL,
+    REPLY,
+    TELL,
+)
+from flock.peers import Identity, Peers, RemotePeer
+from flock.reader import Connection, Reader
+from flock.supervisor import Supervisor
+from flock.wire import Codec, MakeHandle, PackHandle, frame_of
+from registry.contract import (
+    NODE_NAME_RULE,
+    KeyRecord,
+    PresenceRecord,
+    Registry,
+    is_node_name,
+)
+from registry.processes import this_process
+
+logger = logging.getLogger(__name__)
+
+_MAX_SOCKETS = 65_536
+_ANNOUNCE_PAUSE = 0.05
+_PROBE_WITHIN = 1.0
+
+
+class Local:
+    """This process as a peer of itself: same bytes, same rules, no socket."""
+
+    lane = None
+    state = "connected"
+
+    def __init__(self, node: Node, codec: Codec) -> None:
+        """Make it; `codec` is for it alone."""
+        self.title = node.identity.name
+        self.generation = node.identity.generation
+        self.serving: set[int] = set()
+        self.last_reply = 0.0
+        self._node = node
+        self._codec = codec
+        self._lock = threading.Lock()
+        self._record = KeyRecord(
+            public_key=node.identity.public_key.decode(),
+            name=node.identity.name,
+            kind=node.identity.kind,
+            lasting=False,
+            generation=node.identity.generation,
+        )
+
+    def send(self, message: bytes, *, urgent: bool, timeout: float | None = None) -> None:
+        """Take a message at once, on this thread."""
+        with self._lock:
+            decoded = self._codec.decode(frame_of((message,), 0))[1][0]
+        self._node.take(self, self._record, decoded, 0.0)
+
+    def flush(self) -> None:
+        """Do nothing: nothing waits here."""
+
+
+class Node:
+    """One process in the flock, node or visitor.
+
+    `open` joins and `announce` lists it; `close` leaves. All of its threads
+    are daemons and end with `close`.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        *,
+        name: str | None,
+        listen: str | None = None,
+        advertise: str | None = None,
+        crypto: bool = True,
+        keys: tuple[bytes, bytes] | None = None,
+        environment: str = "_default",
+        pack_handle: PackHandle,
+        make_handle: MakeHandle,
+        name_lost: Callable[[PresenceRecord], None] | None = None,
+    ) -> None:
+        """Make it; nothing is opened yet.
+
+        Args:
+            registry: not opened yet; closed with the node.
+            name: the node's name; None for a visitor.
+            listen: `tcp://HOST:PORT`, `*` for a free port; None for a free
+                port where the registry's other processes reach us.
+            advertise: the address others are told; None for the one bound.
+            crypto: False for benchmarks on loopback.
+            keys: public and secret key, Z85, if they are kept; then the key
+                record lasts, too.
+            environment: as the node object says.
+            pack_handle: tells what a handle points at.
+            make_handle: makes a handle of this process.
+            name_lost: called if the name belongs to another generation after
+                an outage.
+
+        Raises:
+            UsageError: a wrong name, or no encryption on more than loopback.
+        """
+        if name is not None and not is_node_name(name):
+            raise UsageError(f"{name!r} cannot be a node's name: {NODE_NAME_RULE}")
+        self._process = this_process()
+        generation = secrets.token_hex(16)
+        self._is_node = name is not None
+        title = name or f"visitor-{self._process.host}-{self._process.pid}-{generation[:6]}"
+        public, secret = keys or (zmq.curve_keypair() if crypto else (b"", b""))
+        self.identity = Identity(
+            title, generation, "node" if self._is_node else "visitor", public, secret
+        )
+        self.registry = registry
+        self.address = ""
+        self.environment = environment
+        self.roles: tuple[str, ...] = ()
+        self.recipes: tuple[str, ...] = ()
+        self._started = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        self._listen = listen
+        self._advertise = advertise
+        self._crypto = crypto
+        self._keeps_key = keys is not None
+        self._name_lost = name_lost
+        self._handles = (pack_handle, make_handle)
+        self._codec = Codec(pack_handle, make_handle)
+        self._activity: Callable[[], str] = lambda: "idle"
+        self._is_announced = False
+        self._closed = False
+        self._announce_lock = threading.Lock()
+        self._stale = threading.Event()
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._context.set(zmq.MAX_SOCKETS, _MAX_SOCKETS)
+        self.calls = Calls(lambda: self.identity.name, self._codec)
+        self.supervisor = Supervisor(title, self._actors_changed)
+        self.directory = Directory(registry, self._presence_changed)
+        self._by_name: dict[str, RemotePeer] = {}
+        self.dispatcher = Dispatcher(
+            self.supervisor,
+            self._codec,
+            {
+                "ping": lambda: True,
+                "actors": self.supervisor.describe,
+                "methods": self._methods_of,
+                "counters": lambda: self._reader.counters.as_data(),
+            },
+            time.monotonic,
+        )
+        self._local = Local(self, Codec(pack_handle, make_handle))
+
+    # --- joining
+
+    def open(self, timeout: float = 3.0) -> None:
+        """Join: reach the registry, listen, and let in whom it knows. Lists nothing yet.
+
+        Raises:
+            RegistryUnavailable: not reached within `timeout` seconds.
+            NameTaken: the key, or the name's kept key, belongs to somebody else.
+            UsageError: the address to listen at cannot be used.
+        """
+        identity = self.identity
+        self.registry.open(timeout)
+        try:
+            self._admission = Admission(self._context, self.registry) if self._crypto else None
+            self._reader = Reader(
+                self._context,
+                Codec(*self._handles),
+                known=self._admission.known if self._admission is not None else None,
+                heard_hello=self._heard_hello,
+                heard=self._heard,
+            )
+            if self._crypto:
+                socket = self._reader.socket
+                socket.curve_server = True
+                socket.curve_secretkey = identity.secret_key
+                socket.curve_publickey = identity.public_key
+                socket.setsockopt(zmq.ZAP_DOMAIN, DOMAIN)
+                socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
+            self.address = self._bind()
+            self._peers = Peers(
+                self._context,
+                identity,
+                self._codec,
+                self.calls,
+                own_address=lambda: self.address,
+                find_by_key=self._find_by_key,
+                find_by_name=self.directory.look_again,
+            )
+            if self._admission is not None:
+                self.registry.enter_key(
+                    KeyRecord(
+                        public_key=identity.public_key.decode(),
+                        name=identity.name,
+                        kind=identity.kind,
+                        lasting=self._keeps_key,
+                        generation=identity.generation,
+                    )
+                )
+                self._admission.start(self._peers.key_removed)
+            self._reader.start()
+        except BaseException:
+            self._abandon()
+            raise
+        threading.Thread(target=self._announce_changes, name="flock-announcer", daemon=True).start()
+
+    def _abandon(self) -> None:
+        """Undo an `open` that failed half way."""
+        for part in ("_admission", "_peers", "_reader"):
+            opened = getattr(self, part, None)
+            if opened is not None:
+                opened.close()
+        self._context.destroy(linger=0)
+        self.registry.close()
+
+    def _bind(self) -> str:
+        host, port = _host_and_port(self._listen, self.registry.default_host())
+        if not self._crypto and host not in ("127.0.0.1", "::1", "localhost"):
+            raise UsageError(f"without encryption only loopback may be listened at, not {host}")
+        socket = self._reader.socket
+        if ":" in host:
+            socket.setsockopt(zmq.IPV6, 1)
+        shown = f"[{host}]" if ":" in host else host
+        try:
+            socket.bind(f"tcp://{shown}:{port}")
+        except zmq.ZMQError as error:
+            raise UsageError(f"cannot listen at tcp://{shown}:{port}: {error.strerror}") from None
+        bound = socket.getsockopt_string(zmq.LAST_ENDPOINT)
+        if self._advertise:
+            given = self._advertise.removeprefix("tcp://")
+            return f"tcp://{given}" if ":" in given.rpartition("]")[2] else (
+                f"tcp://{given}:{bound.rpartition(':')[2]}"
+            )
+        if host in ("0.0.0.0", "::", "*"):  # noqa: S104 - asked for by the operator
+            return f"tcp://{self.registry.default_host()}:{bound.rpartition(':')[2]}"
+        return bound
+
+    def presence(self) -> PresenceRecord:
+        """Return our own record as others shall read it now."""
+        identity, process = self.identity, self._process
+        return PresenceRecord(
+            name=identity.name,
+            generation=identity.generation,
+            kind=identity.kind,
+            address=self.address,
+            public_key=identity.public_key.decode(),
+            actors=tuple(self.supervisor.names()),
+            host=process.host,
+            boot_id=process.boot_id,
+            pid_namespace=process.pid_namespace,
+            pid=process.pid,
+            process_start=process.process_start,
+            started=self._started,
+            protocol=PROTOCOL,
+            version=__version__,
+            environment=self.environment,
+            roles=self.roles,
+            recipes=self.recipes,
+            state=self._activity(),
+        )
+
+    def announce(self) -> None:
+        """Enter the directory; from now on the entry follows what changes here.
+
+        Raises:
+            NameTaken: a live process has this name.
+        """
+        with self._announce_lock:
+            self.registry.announce(
+                self.presence(), answers=self._answers, name_lost=self._name_lost
+            )
+            self._is_announced = True
+
+    def set_activity(self, activity: Callable[[], str]) -> None:
+        """Say from now on what the node is at, `idle` or `converging`."""
+        self._activity = activity
+        self.changed()
+
+    def changed(self) -> None:
+        """Have the directory's entry brought up to date soon."""
+        self._stale.set()
+
+    def _actors_changed(self) -> None:
+        self._stale.set()
+
+    def _announce_changes(self) -> None:
+        """Write our entry anew after changes, several at once as one."""
+        while True:
+            self._stale.wait()
+            if self._closed:
+                return
+            self._stale.clear()
+            if not self._is_announced:
+                continue
+            try:
+                with self._announce_lock:
+                    if self._is_announced:
+                        self.registry.announce(
+                            self.presence(), answers=self._answers, name_lost=self._name_lost
+                        )
+            except RegistryError as error:
+                # The registry writes the latest entry itself once it is back,
+                # as far as it knows it; ours is tried again with the next change.
+                logger.info("the directory does not show the latest of us: %s", error)
+                if not self._closed:
+                    threading.Timer(1.0, self._stale.set).start()
+
+    def _answers(self, record: PresenceRecord) -> bool:
+        """Say whether the process behind a record is alive: it completes a handshake.
+
+        A stopped process does not, although its kernel still takes connections.
+        """
+        socket = lane_socket(
+            self._context,
+            server_key=record.public_key.encode() or None,
+            own_public_key=self.identity.public_key,
+            own_secret_key=self.identity.secret_key,
+        )
+        good = zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+        bad = zmq.EVENT_CLOSED | zmq.EVENT_DISCONNECTED
+        with socket, socket.get_monitor_socket(good | bad) as monitor:
+            socket.connect(record.address)
+            if not monitor.poll(int(_PROBE_WITHIN * 1000)):
+                return False
+            return bool(parse_monitor_message(monitor.recv_multipart())["event"] & good)
+
+    # --- peers
+
+    def peer(self, name: str) -> Any:
+        """Return the peer of a name, asking the registry only if the name is new here.
+
+        Raises:
+            NodeDownError: it was there before, and is not any more.
+            NodeNotFound: there is no such node.
+            RegistryUnavailable: it is new here, and the registry cannot be asked.
+        """
+        peer = self._by_name.get(name)
+        if peer is not None and peer.state != "gone":
+            return peer
+        if name == self.identity.name:
+            return self._local
+        record = self.directory.look_again(name) if peer is not None else self.directory.find(name)
+        if record is None:
+            if peer is not None:
+                raise NodeDownError(
+                    f"{name} is down: it is not in the registry any more", may_have_run=False
+                )
+            raise NodeNotFound(f"no node {name!r} in {self.registry.url}")
+        # A peer that is gone and still listed is met anew: its entry outlives it
+        # by a session timeout, or it is back. A new attempt tells.
+        found = self._peers.peer_for(record)
+        self._by_name[name] = found
+        return found
+
+    def state_of(self, name: str) -> str:
+        """Return a node's state as seen from here; asks the registry if nothing is known yet."""
+        if name == self.identity.name:
+            return "connected"
+        peer = self._by_name.get(name)
+        listed = self.directory.find(name) is not None
+        if peer is None or peer.state == "gone":
+            return "connecting" if listed else "gone"
+        if peer.state == "connected" and not listed:
+            return "unlisted"
+        return peer.state
+
+    def _presence_changed(self, name: str) -> None:
+        """Send new calls to a name's new generation at once."""
+        record = self.directory.known(name)
+        peer = self._by_name.get(name)
+        if record is not None and peer is not None and record.generation != peer.generation:
+            self._by_name[name] = self._peers.peer_for(record)
+
+    def _find_by_key(self, key: bytes, name: str) -> PresenceRecord | None:
+        if self._crypto:
+            return self.registry.presence_of_key(key.decode())
+        return self.registry.presence(name)
+
+    # --- messages in (the reader's thread)
+
+    def _heard_hello(self, connection: Connection, message: list[Any]) -> None:
+        def heard(peer: RemotePeer) -> None:
+            connection.peer = peer
+
+        self._peers.heard_hello(connection.key, message, heard)
+
+    def _heard(
+        self, connection: Connection, caller: KeyRecord, message: list[Any], late: float
+    ) -> None:
+        self.take(connection.peer, caller, message, late)
+
+    def take(self, peer: Any, caller: KeyRecord, message: list[Any], late: float) -> None:
+        """Deal with one message of a peer.
+
+        Args:
+            peer: who sent it.
+            caller: its key record.
+            message: as decoded.
+            late: seconds it took longer than messages of this peer need.
+        """
+        kind = message[0]
+        if kind == REPLY:
+            if not self.calls.answered(peer.generation, message[1], message[2]):
+                self._reader.counters.late_answers += 1
+        elif kind in (CALL, TELL):
+            seconds = message[6] if kind == CALL else message[5]
+            deadline = None
+            if seconds is not None:
+                deadline = time.clock_gettime(time.CLOCK_BOOTTIME) + seconds - late
+            self.dispatcher.take(peer, caller, message, deadline)
+        elif kind == FAIL:
+            if not self.calls.failed(peer.generation, message[1], error_of(message)):
+                self._reader.counters.late_answers += 1
+        elif kind == ACCEPTED:
+            self.calls.accepted(peer.generation, message[1])
+        elif kind == OPEN_CALLS:
+            self.dispatcher.missing(peer, message[1])
+        elif kind == BYE:
+            self._peers.heard_bye(peer, f"it left: {message[1]}")
+            self._reader.forget(peer.generation)
+
+    def _methods_of(self, actor: str) -> dict[str, list[str]]:
+        """Answer what an actor offers: signature and docstring by method."""
+        hosted = self.supervisor.get(actor)
+        if hosted is None:
+            return {}
+        return {
+            name: [str(method.signature), method.documentation()]
+            for name, method in sorted(hosted.table.items())
+        }
+
+    # --- leaving
+
+    def close(self, linger: float = 2.0) -> None:
+        """Leave: stop the actors, say goodbye, leave the directory last. Twice is harmless.
+
+        Args:
+            linger: seconds that answers may still take to leave.
+        """
+        with self._announce_lock:
+            if self._closed:
+                return
+            self._closed = True
+            self._is_announced = False
+        self._stale.set()
+        self.supervisor.close()
+        self.calls.close()
+        self._peers.say_bye("closed")
+        self.directory.close()
+        self._peers.close(linger)
+        self._reader.close()
+        if self._admission is not None:
+            self._admission.close()
+        self.registry.close()
+        self._context.destroy(linger=int(linger * 1000))
+
+    @property
+    def is_closed(self) -> bool:
+        """True once `close` was called."""
+        return self._closed
+
+
+def _host_and_port(listen: str | None, default_host: str) -> tuple[str, str]:
+    """Split an address to listen at; a missing host or port is filled in."""
+    text = (listen or f"tcp://{default_host}:*").removeprefix("tcp://")
+    host, colon, port = text.rpartition(":")
+    if not colon or not host or not (port == "*" or port.isdigit()):
+        raise UsageError(f"{listen!r} is no address to listen at: write tcp://HOST:PORT")
+    return host.strip("[]"), port
+
+
+def raise_file_limit() -> None:
+    """Let this process open as many files as it may: one socket for each peer."""
+    import resource  # noqa: PLC0415 - not on every platform
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+

@@ -1,0 +1,284 @@
+"""What people hold: a node by its name, an actor on it, a method of that.
+
+Making one asks nobody. A proxy stands for a name, not for a process: it works
+again, without a new look-up, when the node comes back at another address.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, Protocol
+
+from flock.calls import CallOptions, Calls
+from flock.errors import CallError, MethodNotFound
+from flock.future import Future
+from registry.contract import PresenceRecord
+
+
+class Runtime(Protocol):
+    """What proxies need of the process they live in."""
+
+    @property
+    def calls(self) -> Calls:
+        """Makes calls."""
+
+    def peer(self, name: str) -> Any:
+        """Return the peer of a node's name; raise `NodeNotFound` if there is none."""
+
+    def state_of(self, name: str) -> str:
+        """Return a node's state as seen from here."""
+
+    def record_of(self, name: str) -> PresenceRecord:
+        """Return a node's presence record; raise `NodeNotFound` if there is none."""
+
+
+class MethodProxy:
+    """A method of an actor, ready to be called.
+
+    Calling it waits for the answer; `future` returns at once with a
+    `pykka.Future` that can be awaited; `defer` sends and forgets.
+    """
+
+    __slots__ = ("_actor", "_name", "_node", "_options", "_runtime")
+
+    def __init__(
+        self, runtime: Runtime, node: str, actor: str, name: str, options: CallOptions
+    ) -> None:
+        """Name a method; asks nobody."""
+        self._runtime = runtime
+        self._node = node
+        self._actor = actor
+        self._name = name
+        self._options = options
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the method and wait for its answer.
+
+        Raises:
+            CallError: no value came back; `may_have_run` says whether calling
+                again is safe.
+            Exception: what the method raised.
+        """
+        runtime = self._runtime
+        peer = runtime.peer(self._node)
+        return runtime.calls.call(peer, self._actor, self._name, args, kwargs, self._options)
+
+    def future(self, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Call the method and return the future of its answer; every error comes out of it.
+
+        Only arguments that cannot travel raise here.
+        """
+        runtime = self._runtime
+        try:
+            peer = runtime.peer(self._node)
+        except CallError as error:
+            failed: Future[Any] = Future()
+            failed.fail(error)
+            return failed
+        return runtime.calls.future(peer, self._actor, self._name, args, kwargs, self._options)
+
+    def defer(self, *args: Any, **kwargs: Any) -> None:
+        """Have the method run and forget about it.
+
+        Blocks up to the timeout while the way there is full.
+
+        Raises:
+            CallError: it surely was not sent.
+        """
+        runtime = self._runtime
+        peer = runtime.peer(self._node)
+        runtime.calls.tell(peer, self._actor, self._name, args, kwargs, self._options)
+
+    def __repr__(self) -> str:
+        """Show what is called where."""
+        return f"<method {self._node}/{self._actor}.{self._name}>"
+
+
+class ActorProxy:
+    """An actor on a node, by both names; its methods are attributes.
+
+    `options` is the proxy's own word. A handle may be passed as an argument.
+    """
+
+    def __init__(self, runtime: Runtime, node: str, actor: str, options: CallOptions) -> None:
+        """Name an actor; asks nobody."""
+        self._flock_runtime = runtime
+        self._flock_node = node
+        self._flock_actor = actor
+        self._flock_options = options
+
+    def __getattr__(self, name: str) -> MethodProxy:
+        """Return a method; whether it exists is known when it is called."""
+        if name.startswith("_"):
+            raise MethodNotFound(
+                f"{self._flock_actor}.{name}: names that begin with '_' are never offered"
+            )
+        method = MethodProxy(
+            self._flock_runtime, self._flock_node, self._flock_actor, name, self._flock_options
+        )
+        # The next use finds it without coming here.
+        self.__dict__[name] = method
+        return method
+
+    def options(
+        self, *, timeout: float | None | Unchanged = ..., under: Any = ...
+    ) -> ActorProxy:
+        """Return a proxy of the same actor whose calls are made otherwise.
+
+        Args:
+            timeout: seconds until `CallTimeout`, also for an answer that is
+                promised for later; None for no deadline.
+            under: a lock that the calls are under; the other side refuses a
+                token older than one it has seen.
+        """
+        changed = self._flock_options
+        if not isinstance(timeout, type(...)):
+            changed = replace(changed, timeout=timeout, explicit=timeout is not None)
+        if under is not ...:
+            changed = replace(changed, under=under)
+        return ActorProxy(self._flock_runtime, self._flock_node, self._flock_actor, changed)
+
+    def __eq__(self, other: object) -> bool:
+        """Equal proxies name the same actor of the same node."""
+        if not isinstance(other, ActorProxy):
+            return NotImplemented
+        mine = (self._flock_node, self._flock_actor)
+        return mine == (other._flock_node, other._flock_actor)
+
+    def __hash__(self) -> int:
+        """Hash by both names."""
+        return hash((self._flock_node, self._flock_actor))
+
+    def __repr__(self) -> str:
+        """Show both names."""
+        return f"<actor {self._flock_node}/{self._flock_actor}>"
+
+    def __dir__(self) -> list[str]:
+        """List the actor's methods, for completion; empty if the node does not answer."""
+        try:
+            offered = NodeProxy(
+                self._flock_runtime, self._flock_node, self._flock_options
+            ).methods(self._flock_actor)
+        except CallError:
+            offered = {}
+        return [*offered, "options"]
+
+
+Unchanged = type(...)
+
+
+class NodeProxy:
+    """A node by its name; index it by an actor's name."""
+
+    def __init__(self, runtime: Runtime, name: str, options: CallOptions) -> None:
+        """Name a node; asks nobody."""
+        self._runtime = runtime
+        self._name = name
+        self._options = options
+        self._actors: dict[str, ActorProxy] = {}
+
+    @property
+    def name(self) -> str:
+        """The node's name."""
+        return self._name
+
+    def __getitem__(self, actor: str) -> ActorProxy:
+        """Return an actor by name; whether it exists is known when it is called."""
+        proxy = self._actors.get(actor)
+        if proxy is None:
+            proxy = ActorProxy(self._runtime, self._name, actor, self._options)
+            self._actors[actor] = proxy
+        return proxy
+
+    def actors(self) -> list[str]:
+        """Return the names of the node's actors, asking the node.
+
+        Raises:
+            CallError: it did not answer.
+        """
+        return [row["name"] for row in self.describe_actors()]
+
+    def describe_actors(self) -> list[dict[str, Any]]:
+        """Return name, class, state, inbox depth, methods and restarts of each actor."""
+        rows: list[dict[str, Any]] = self._ask("actors")
+        return rows
+
+    def methods(self, actor: str) -> dict[str, Sequence[str]]:
+        """Return what an actor offers: `[signature, docstring]` by method."""
+        offered: dict[str, Sequence[str]] = self._ask("methods", actor)
+        return offered
+
+    def ping(self, timeout: float = 1.0) -> bool:
+        """Say whether the node answers within `timeout` seconds.
+
+        Raises:
+            NodeNotFound: there is no such node.
+            RegistryUnavailable: that cannot be known.
+        """
+        peer = self._runtime.peer(self._name)
+        options = CallOptions(timeout=timeout, explicit=True)
+        try:
+            return bool(self._runtime.calls.call(peer, "", "ping", (), {}, options))
+        except CallError:
+            return False
+
+    @property
+    def state(self) -> str:
+        """How the node stands, as seen from here.
+
+        `connecting`, `connected`, `unlisted` (not in the registry any more,
+        still talking), `partitioned` (there is no way to it) or `gone`.
+        """
+        return self._runtime.state_of(self._name)
+
+    @property
+    def record(self) -> PresenceRecord:
+        """What the registry says of the node; `NodeNotFound` if nothing."""
+        return self._runtime.record_of(self._name)
+
+    @property
+    def address(self) -> str:
+        """Where it is reached, `tcp://HOST:PORT`."""
+        return self.record.address
+
+    @property
+    def generation(self) -> str:
+        """Which run of it is there."""
+        return self.record.generation
+
+    def _ask(self, question: str, *args: Any) -> Any:
+        peer = self._runtime.peer(self._name)
+        return self._runtime.calls.call(peer, "", question, args, {}, self._options)
+
+    def __eq__(self, other: object) -> bool:
+        """Equal proxies name the same node."""
+        return self._name == other._name if isinstance(other, NodeProxy) else NotImplemented
+
+    def __hash__(self) -> int:
+        """Hash by name."""
+        return hash(self._name)
+
+    def __repr__(self) -> str:
+        """Show the name."""
+        return f"<node {self._name}>"
+
+
+def points_at(value: Any) -> Sequence[str] | None:
+    """Say what a handle points at, for the wire: `[node]` or `[node, actor]`."""
+    if isinstance(value, ActorProxy):
+        return [value._flock_node, value._flock_actor]  # noqa: SLF001 - its methods own all other names
+    if isinstance(value, NodeProxy):
+        return [value.name]
+    return None
+
+
+def handle_maker(runtime: Callable[[], Runtime], options: Callable[[], CallOptions]) -> Any:
+    """Return what makes handles of this process from what the wire says."""
+
+    def make(parts: Sequence[str]) -> NodeProxy | ActorProxy:
+        if len(parts) == 1:
+            return NodeProxy(runtime(), parts[0], options())
+        return ActorProxy(runtime(), parts[0], parts[1], options())
+
+    return make

@@ -1,0 +1,288 @@
+"""The one socket in: a ROUTER that every peer's lane leads to, and the thread that reads it.
+
+Nobody else touches that socket. For each connection the reader keeps who is at
+the other end (by its key), which of the peer's lanes it is, and how its clock
+stands to ours. What is malformed is counted and dropped; a key that keeps
+sending rubbish is ignored for a while.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import zmq
+
+from flock.messages import BYE, HELLO, MAX_FRAME_BYTES, PROTOCOL
+from flock.wire import BadFrame, Codec, WrongProtocol
+from registry.contract import KeyRecord
+
+logger = logging.getLogger(__name__)
+
+_STOP = "inproc://flock.reader.stop"
+_BUCKET = 60.0  # seconds; the clock offset is the smallest of this and the last bucket
+_MAX_BAD = 10  # bad frames of one key within `_BAD_WINDOW` before it is ignored
+_BAD_WINDOW = 60.0
+_MAX_CONNECTIONS = 100_000
+
+Lookup = Callable[[bytes], "KeyRecord | None"]
+
+
+class Connection:
+    """One connection into the ROUTER, as its frames have shown it.
+
+    Attributes:
+        key: the key at the other end, Z85; empty without encryption.
+        generation: as its HELLO said; empty before.
+        lane: the peer's number of this lane.
+        peer: whom answers go to; None until that is known.
+    """
+
+    __slots__ = ("_last", "_offset", "_since", "generation", "key", "lane", "peer")
+
+    def __init__(self, key: bytes) -> None:
+        """Begin with a connection that has said nothing."""
+        self.key = key
+        self.generation = ""
+        self.lane = 0
+        self.peer: Any = None
+        self._offset: float | None = None
+        self._last: float | None = None
+        self._since = 0.0
+
+    def late_by(self, sent: float, arrived: float) -> float:
+        """Return how much longer a frame took than the fastest of the last minutes, in seconds.
+
+        No two clocks need agree: only the difference between differences counts.
+        """
+        offset = arrived - sent
+        if arrived - self._since > _BUCKET:
+            self._last, self._offset, self._since = self._offset, offset, arrived
+        elif self._offset is None or offset < self._offset:
+            self._offset = offset
+        least = offset if self._offset is None else self._offset
+        if self._last is not None and self._last < least:
+            least = self._last
+        return offset - least
+
+
+class Counters:
+    """What was dropped, and why, since the process began."""
+
+    def __init__(self) -> None:
+        """Begin at zero."""
+        self.frames = 0
+        self.bad_frames = 0
+        self.unknown_keys = 0
+        self.ignored = 0
+        self.before_hello = 0
+        self.superseded = 0
+        self.late_answers = 0
+
+    def as_data(self) -> dict[str, int]:
+        """Return the counts by name."""
+        return dict(vars(self))
+
+
+class Reader:
+    """Reads the ROUTER and hands every message on, on its one thread."""
+
+    def __init__(
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        codec: Codec,
+        *,
+        known: Lookup | None,
+        heard_hello: Callable[[Connection, list[Any]], None],
+        heard: Callable[[Connection, KeyRecord, list[Any], float], None],
+        ignore_for: float = 60.0,
+    ) -> None:
+        """Make the socket; `bind` gives it an address, `start` begins to read.
+
+        Args:
+            context: this process's.
+            codec: for this thread alone.
+            known: from a key to its record if it may talk; None without
+                encryption.
+            heard_hello: takes a HELLO of our protocol.
+            heard: takes any other message, with the caller's record and the
+                frame's lateness in seconds.
+            ignore_for: seconds a key that sends rubbish is ignored; 0 for never.
+        """
+        self.counters = Counters()
+        self._context = context
+        self._codec = codec
+        self._known = known
+        self._heard_hello = heard_hello
+        self._heard = heard
+        self._ignore_for = ignore_for
+        self._connections: dict[bytes, Connection] = {}
+        self._newest: dict[str, int] = {}
+        self._bad: dict[bytes, list[float]] = {}
+        self._ignored: dict[bytes, float] = {}
+        self._thread: threading.Thread | None = None
+        self.socket = context.socket(zmq.ROUTER)
+        self.socket.setsockopt(zmq.LINGER, 0)
+        self.socket.setsockopt(zmq.ROUTER_HANDOVER, 0)
+        self.socket.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME_BYTES)
+        self.socket.setsockopt(zmq.RCVHWM, 1000)
+        self.socket.setsockopt(zmq.BACKLOG, 1024)
+        self.socket.setsockopt(zmq.HANDSHAKE_IVL, 3000)
+        self.socket.setsockopt(zmq.HEARTBEAT_IVL, 2000)
+        self.socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 6000)
+
+    def start(self) -> None:
+        """Begin to read."""
+        self.socket.bind(_STOP)
+        self._thread = threading.Thread(target=self._read, name="flock-reader", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop reading and close the socket."""
+        if self._thread is None:
+            self.socket.close()
+            return
+        with self._context.socket(zmq.DEALER) as stop:
+            stop.linger = 1000
+            stop.connect(_STOP)
+            stop.send(b"stop")
+            self._thread.join()
+
+    def _read(self) -> None:
+        socket = self.socket
+        with socket:
+            while True:
+                route = socket.recv()
+                frame = socket.recv(copy=False)
+                more = 0
+                while socket.getsockopt(zmq.RCVMORE):
+                    socket.recv()  # our frames stand alone; more of them are an offence
+                    more += 1
+                try:
+                    if self._take(route, frame, more) is _END:
+                        return
+                except Exception:
+                    # One odd frame must not end reading for everybody.
+                    logger.exception("a frame could not be dealt with")
+
+    def _take(self, route: bytes, frame: zmq.Frame, more: int) -> Any:
+        counters = self.counters
+        counters.frames += 1
+        connection = self._connections.get(route)
+        if self._known is None:
+            key, caller = b"", _ANYBODY
+            if frame.bytes == b"stop" and connection is None and _is_local(frame):
+                return _END
+        else:
+            try:
+                key = frame.get("User-Id").encode()
+            except (zmq.ZMQError, AttributeError):
+                # Only a socket of this process comes without a key.
+                return _END if frame.bytes == b"stop" else None
+            known = self._known(key)
+            if known is None:
+                counters.unknown_keys += 1
+                self._connections.pop(route, None)
+                return None
+            caller = known
+        if self._ignored and self._is_ignored(key):
+            counters.ignored += 1
+            return None
+        if connection is None or connection.key != key:
+            connection = Connection(key)
+            self._connections[route] = connection
+            if len(self._connections) > _MAX_CONNECTIONS:
+                self._forget_old_connections()
+        arrived = time.clock_gettime(time.CLOCK_BOOTTIME)
+        try:
+            if more:
+                raise BadFrame(f"{more} frames too many")
+            stamp, messages = self._codec.decode(frame.buffer)
+        except BadFrame as error:
+            self._offence(key, caller, error)
+            return None
+        late = connection.late_by(stamp * 1e-9, arrived)
+        for message in messages:
+            self._hand_on(connection, caller, message, late)
+        return None
+
+    def _hand_on(
+        self, connection: Connection, caller: KeyRecord, message: list[Any], late: float
+    ) -> None:
+        kind = message[0]
+        if kind == HELLO:
+            self._hello(connection, caller, message)
+        elif connection.peer is None:
+            self.counters.before_hello += 1
+        elif self._newest.get(connection.generation, 0) > connection.lane and kind != BYE:
+            self.counters.superseded += 1
+        else:
+            self._heard(connection, caller, message, late)
+
+    def _hello(self, connection: Connection, caller: KeyRecord, message: list[Any]) -> None:
+        protocol, generation, number = message[1], message[2], message[4]
+        if protocol != PROTOCOL or not generation or number <= 0:
+            self._offence(connection.key, caller, BadFrame(f"a greeting in protocol {protocol}"))
+            return
+        if connection.generation and connection.generation != generation:
+            self._offence(connection.key, caller, BadFrame("a connection that changes its name"))
+            return
+        connection.generation = generation
+        connection.lane = max(connection.lane, number)
+        self._newest[generation] = max(self._newest.get(generation, 0), number)
+        self._heard_hello(connection, message)
+
+    def forget(self, generation: str) -> None:
+        """Drop what is kept of a peer that is gone."""
+        self._newest.pop(generation, None)
+        for route, connection in list(self._connections.items()):
+            if connection.generation == generation:
+                self._connections.pop(route, None)
+
+    def _forget_old_connections(self) -> None:
+        """Drop connections superseded by a newer lane: ROUTER does not say when one ends."""
+        for route, connection in list(self._connections.items()):
+            if self._newest.get(connection.generation, 0) > connection.lane:
+                del self._connections[route]
+
+    # --- rubbish
+
+    def _offence(self, key: bytes, caller: KeyRecord, error: BadFrame) -> None:
+        self.counters.bad_frames += 1
+        now = time.monotonic()
+        recent = [when for when in self._bad.get(key, ()) if now - when < _BAD_WINDOW]
+        recent.append(now)
+        self._bad[key] = recent[-_MAX_BAD - 1 :]
+        if len(recent) == 1 or isinstance(error, WrongProtocol):
+            logger.warning("dropped a frame from %s: %s", caller.name, error)
+        if len(recent) > _MAX_BAD and self._ignore_for and key:
+            self._ignored[key] = now + self._ignore_for
+            self._bad.pop(key, None)
+            logger.error(
+                "%s keeps sending rubbish and is ignored for %g s", caller.name, self._ignore_for
+            )
+
+    def _is_ignored(self, key: bytes) -> bool:
+        until = self._ignored.get(key)
+        if until is None:
+            return False
+        if time.monotonic() < until:
+            return True
+        del self._ignored[key]
+        return False
+
+
+_END = object()
+_ANYBODY = KeyRecord(public_key="", name="anybody", kind="node", lasting=False, generation="")
+
+
+def _is_local(frame: zmq.Frame) -> bool:
+    """Say whether a frame came over `inproc`: only a network peer has an address."""
+    try:
+        return not frame.get("Peer-Address")
+    except zmq.ZMQError:
+        return True
+
