@@ -1,0 +1,257 @@
+"""A second real process with a registry, driven by a test over its standard input and output.
+
+`RegistryProcess` is the test's end. The other end is this file run as a
+program: it reads one order a line, `{"do": NAME, ...}`, and answers with
+`{"value": ...}` or `{"error": CLASS, "message": TEXT}`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from registry.contract import (
+    KeyRecord,
+    Lock,
+    LockOwner,
+    PresenceRecord,
+    Registry,
+    RegistryError,
+    RegistrySettings,
+    VersionConflict,
+)
+from registry.processes import this_process
+
+ROOT = Path(__file__).parents[2]
+SESSION_TIMEOUT = 2.0
+LOCK_DELAY = 0.5
+
+
+def new_registry(url: str) -> Registry:
+    """Make a registry of the kind that `url` names, quick to see a death."""
+    settings = RegistrySettings(url=url, session_timeout=SESSION_TIMEOUT, lock_delay=LOCK_DELAY)
+    if url.startswith("embedded:"):
+        from registry.embedded import EmbeddedRegistry
+
+        return EmbeddedRegistry(settings)
+    from registry.zookeeper import ZooKeeperRegistry
+
+    return ZooKeeperRegistry(settings)
+
+
+def presence_record(name: str, generation: str = "g1", **changes: Any) -> PresenceRecord:
+    """Make the presence of this process under a name."""
+    me = this_process()
+    fields: dict[str, Any] = {
+        "kind": "node",
+        "address": "tcp://127.0.0.1:4711",
+        "public_key": f"{name:-<40}",
+        "actors": ("flock_api", "info"),
+        "host": me.host,
+        "boot_id": me.boot_id,
+        "pid_namespace": me.pid_namespace,
+        "pid": me.pid,
+        "process_start": me.process_start,
+        "started": "2026-01-31T12:00:00Z",
+        "protocol": 1,
+        "version": "0.1",
+    }
+    return PresenceRecord(name=name, generation=generation, **{**fields, **changes})
+
+
+class OtherSideFailed(AssertionError):
+    """The other process answered with an error; its class's name stands in front."""
+
+
+class RegistryProcess:
+    """Another process with the registry at `url` open."""
+
+    def __init__(self, url: str) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.system.registry_process", url],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.pid = self._process.pid
+        assert self.result(within=20.0) == "open"
+
+    def begin(self, do: str, **order: Any) -> None:
+        """Give an order without waiting for its answer."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps({"do": do, **order}) + "\n")
+        self._process.stdin.flush()
+
+    def result(self, within: float = 20.0) -> Any:
+        """Return the answer to the order given last, at most `within` seconds later."""
+        assert self._process.stdout is not None
+        readable, _, _ = select.select([self._process.stdout], [], [], within)
+        assert readable, f"the other process did not answer within {within:g} s"
+        line = self._process.stdout.readline()
+        assert line, "the other process is gone"
+        answer = json.loads(line)
+        if "error" in answer:
+            raise OtherSideFailed(f"{answer['error']}: {answer['message']}")
+        return answer["value"]
+
+    def do(self, do: str, **order: Any) -> Any:
+        """Give an order and return its answer."""
+        self.begin(do, **order)
+        return self.result()
+
+    def kill(self) -> None:
+        """End the process with `kill -9`, and collect it."""
+        self._process.kill()
+        self._close()
+
+    def pause(self) -> None:
+        """Stop the process with SIGSTOP; it is stopped when this returns."""
+        os.kill(self.pid, signal.SIGSTOP)
+        os.waitid(os.P_PID, self.pid, os.WSTOPPED)
+
+    def go_on(self) -> None:
+        """Let a paused process go on."""
+        os.kill(self.pid, signal.SIGCONT)
+
+    def close(self) -> None:
+        """Let the process close its registry and end; kill it if it does not."""
+        if self._process.poll() is None:
+            self.go_on()
+            assert self._process.stdin is not None
+            try:
+                self._process.stdin.close()
+                self._process.wait(5.0)
+            except (BrokenPipeError, subprocess.TimeoutExpired):
+                self._process.kill()
+        self._close()
+
+    def _close(self) -> None:
+        self._process.wait(5.0)
+        for stream in (self._process.stdin, self._process.stdout):
+            if stream is not None:
+                with contextlib.suppress(BrokenPipeError):
+                    stream.close()
+
+
+# --- the other process ---------------------------------------------------------
+
+
+class _Orders:
+    """What the other process can be told to do; every public method is an order."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+        self._locks: dict[str, Lock] = {}
+
+    def announce(self, name: str, generation: str = "g1", **changes: Any) -> None:
+        self._registry.announce(presence_record(name, generation, **changes))
+
+    def withdraw(self) -> None:
+        self._registry.withdraw()
+
+    def node_names(self) -> list[str]:
+        return self._registry.node_names()
+
+    def enter_key(self, public_key: str, name: str, lasting: bool) -> None:
+        self._registry.enter_key(KeyRecord(public_key, name, "node", lasting, "g1"))
+
+    def read(self, path: str) -> Any:
+        document = self._registry.read(path)
+        return None if document is None else document.value
+
+    def write(self, path: str, value: Any) -> int:
+        return self._registry.write(path, value)
+
+    def delete(self, path: str) -> bool:
+        return self._registry.delete(path)
+
+    def append(self, queue: str, value: Any) -> int:
+        return self._registry.append(queue, value)
+
+    def count_up(self, path: str, times: int) -> None:
+        """Add one to a number, `times` times, each by compare-and-set."""
+        for _ in range(times):
+            while True:
+                document = self._registry.read(path)
+                version, number = (document.version, document.value) if document else (0, 0)
+                try:
+                    self._registry.write(path, number + 1, version=version)
+                except VersionConflict:
+                    continue
+                break
+
+    def count_up_under_lock(self, path: str, lockid: str, times: int) -> None:
+        """Add one to a number, `times` times, protected by nothing but a lock."""
+        for _ in range(times):
+            lock = self._registry.acquire(lockid, self._owner(), wait=30.0)
+            document = self._registry.read(path)
+            self._registry.write(path, (document.value if document else 0) + 1, under=lock)
+            lock.release()
+
+    def acquire(self, lockid: str, wait: float | None = 10.0, slots: int = 1) -> list[int]:
+        lock = self._registry.acquire(lockid, self._owner(), wait=wait, slots=slots)
+        self._locks[lockid] = lock
+        return [lock.slot, lock.token]
+
+    def release(self, lockid: str) -> None:
+        self._locks.pop(lockid).release()
+
+    def lock_state(self, lockid: str) -> str:
+        return self._locks[lockid].state().value
+
+    def fork_a_child(self) -> int:
+        """Fork a child that lives on, whatever becomes of this process, for a minute."""
+        child = os.fork()
+        if child == 0:
+            signal.alarm(60)
+            while True:
+                signal.pause()
+        return child
+
+    def ask_in_a_child(self) -> str:
+        """Fork a child that asks the registry; return what became of that."""
+        reading, writing = os.pipe()
+        child = os.fork()
+        if child == 0:
+            try:
+                said = str(self._registry.node_names())
+            except RegistryError as error:
+                said = type(error).__name__
+            os.write(writing, said.encode())
+            os._exit(0)
+        os.close(writing)
+        os.waitpid(child, 0)
+        with os.fdopen(reading) as answer:
+            return answer.read()
+
+    @staticmethod
+    def _owner() -> LockOwner:
+        return LockOwner(f"process-{os.getpid()}", "here")
+
+
+def main(url: str) -> None:
+    """Open the registry and follow orders until standard input ends."""
+    registry = new_registry(url)
+    registry.open(10.0)
+    orders = _Orders(registry)
+    print(json.dumps({"value": "open"}), flush=True)
+    for line in sys.stdin:
+        order = json.loads(line)
+        try:
+            answer = {"value": getattr(orders, order.pop("do"))(**order)}
+        except Exception as error:  # noqa: BLE001 - the test's end raises it
+            answer = {"error": type(error).__name__, "message": str(error)}
+        print(json.dumps(answer), flush=True)
+    registry.close()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
