@@ -1,0 +1,319 @@
+"""Settings: which place wins, what is refused, and what is loaded by name."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from flock.errors import SettingsError, WrongRegistry
+from flock.settings import (
+    BACKENDS,
+    SETTINGS,
+    STOCK_ACTORS,
+    Settings,
+    default_registry,
+    load_actors,
+    load_settings,
+    make_registry,
+)
+from registry.contract import NODE_NAME_RULE
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    """Work in an empty folder, out of reach of the machine's own configuration file."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("flock.settings_file.SYSTEM_FILE", tmp_path / "etc" / "flock.toml")
+    return tmp_path
+
+
+# --- which place wins ----------------------------------------------------------
+
+
+def test_every_setting_can_be_given_and_none_is_forgotten():
+    known = {field.name for field in dataclasses.fields(Settings)} - {"origins"}
+    assert set(SETTINGS) == known
+
+
+def test_defaults_are_those_of_a_visitor():
+    settings = load_settings()
+    assert settings == Settings()
+    assert settings.name is None
+    assert settings.timeout == 10.0
+    assert settings.crypto is True
+    assert settings.stop_timeout == 60.0
+    assert settings.origin("timeout") == "default"
+
+
+def test_the_nearer_place_wins_and_is_remembered(here, monkeypatch):
+    (here / "flock.toml").write_text("# ours\nsplay = 1\ntimeout = 2\ninterval = 3\n")
+    monkeypatch.setenv("FLOCK_TIMEOUT", "20")
+    monkeypatch.setenv("FLOCK_INTERVAL", "30")
+
+    settings = load_settings({"interval": 300, "splay": None})
+
+    assert (settings.splay, settings.timeout, settings.interval) == (1.0, 20.0, 300.0)
+    assert settings.origin("splay") == f"{here}/flock.toml:2"
+    assert settings.origin("timeout") == "FLOCK_TIMEOUT"
+    assert settings.origin("interval") == "argument"
+
+
+def test_nothing_given_on_the_command_line_overrides_nothing(monkeypatch):
+    monkeypatch.setenv("FLOCK_RUN_LIST", "recipe[web], role[db]")
+    settings = load_settings({"run_list": (), "name": None})
+    assert settings.run_list == ("recipe[web]", "role[db]")
+
+
+def test_an_empty_variable_counts_as_not_set(monkeypatch):
+    monkeypatch.setenv("FLOCK_NAME", "")
+    assert load_settings().origin("name") == "default"
+
+
+def test_a_wrong_value_that_is_overridden_hinders_nobody(monkeypatch):
+    monkeypatch.setenv("FLOCK_TIMEOUT", "soon")
+    assert load_settings({"timeout": 5}).timeout == 5.0
+
+
+# --- wrong values --------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "wanted"),
+    [
+        ("NAME", "a b", NODE_NAME_RULE),
+        ("NAME", "planet/express", NODE_NAME_RULE),
+        ("NAME", "b" * 300, NODE_NAME_RULE),
+        ("REGISTRY", "http://zk1", "embedded:DIR or zookeeper://"),
+        ("REGISTRY", "embedded:", "embedded:DIR or zookeeper://"),
+        ("REGISTRY", "zookeeper:zk1", "embedded:DIR or zookeeper://"),
+        ("REGISTRY", "zookeeper:///flock", "embedded:DIR or zookeeper://"),
+        ("LISTEN", "127.0.0.1:80", "tcp://HOST:PORT"),
+        ("LISTEN", "tcp://127.0.0.1:70000", "tcp://HOST:PORT"),
+        ("ADVERTISE", "tcp://*:80", "tcp://HOST"),
+        ("CRYPTO", "perhaps", "true or false"),
+        ("ENVIRONMENT", "prod/eu", "letters, digits"),
+        ("COOKBOOKS", "~nobody-has-this-name/x", "a folder"),
+        ("TIMEOUT", "soon", "a number of seconds above 0"),
+        ("TIMEOUT", "0", "a number of seconds above 0"),
+        ("TIMEOUT", "nan", "a number of seconds above 0"),
+        ("TIMEOUT", "inf", "a number of seconds above 0"),
+        ("SPLAY", "-1", "0 or more"),
+        ("SESSION_TIMEOUT", "0.5", "1 or more"),
+        ("ACTORS", "itchy", "'module:Class'"),
+        ("ACTORS", "info=cartoons:Info", "already"),
+    ],
+)
+def test_a_wrong_value_is_told_with_its_name_place_and_what_is_wanted(
+    monkeypatch, variable, text, wanted
+):
+    monkeypatch.setenv(f"FLOCK_{variable}", text)
+    with pytest.raises(SettingsError) as raised:
+        load_settings()
+    message = str(raised.value)
+    assert message.startswith(f"{variable.lower()} is {text!r} (from: FLOCK_{variable}); wanted is")
+    assert wanted in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("line", "name"),
+    [
+        ("timeout = true", "timeout"),
+        ("timeout = [1]", "timeout"),
+        ("crypto = 1", "crypto"),
+        ("name = 5", "name"),
+        ('run_list = ["web", 1]', "run_list"),
+        ('actors = ["a:B"]', "actors"),
+        ('actors.itchy = "not a class"', "actors"),
+    ],
+)
+def test_a_value_of_another_type_in_the_file_is_told_with_its_line(here, line, name):
+    (here / "flock.toml").write_text(f"\n{line}\n")
+    with pytest.raises(SettingsError, match=rf"^{name} is .*flock\.toml:2\); wanted is"):
+        load_settings()
+
+
+def test_an_unknown_key_in_the_file_is_told_with_the_nearest_name(here):
+    (here / "flock.toml").write_text('timeout = 5\nrun-list = "web"\n')
+    with pytest.raises(
+        SettingsError, match=r"flock\.toml:2: there is no setting 'run-list'; did you mean 'run_l"
+    ):
+        load_settings()
+
+
+def test_an_unknown_argument_is_told_with_the_nearest_name():
+    with pytest.raises(SettingsError, match=r"^there is no setting 'timout'; did you mean 'time"):
+        load_settings({"timout": 5})
+
+
+def test_the_origin_of_what_is_no_setting_is_refused():
+    with pytest.raises(SettingsError, match="no setting 'origins'"):
+        load_settings().origin("origins")
+
+
+def test_a_key_without_its_certificate_is_refused(monkeypatch):
+    monkeypatch.setenv("FLOCK_ZOOKEEPER_KEY", "key.pem")
+    with pytest.raises(SettingsError, match=r"zookeeper_key is set \(FLOCK_ZOOKEEPER_KEY\) with"):
+        load_settings()
+
+
+# --- what becomes of values ----------------------------------------------------
+
+
+def test_relative_paths_begin_in_the_folder_of_the_file_or_where_the_caller_is(here, monkeypatch):
+    (here / "etc").mkdir()
+    (here / "etc" / "flock.toml").write_text('cookbooks = "books"\nregistry = "embedded:here"\n')
+    monkeypatch.setenv("FLOCK_STATE_DIR", "state")
+    settings = load_settings({"zookeeper_ca": "ca.pem"})
+    assert settings.cookbooks == here / "etc" / "books"
+    assert settings.registry == f"embedded:{here}/etc/here"
+    assert settings.state_dir == here / "state"
+    assert settings.zookeeper_ca == str(here / "ca.pem")
+
+
+def test_run_list_items_come_with_commas_or_one_by_one(here):
+    wanted = ("recipe[a]", "role[b]", "c::d")
+    assert load_settings({"run_list": "recipe[a],role[b], c::d"}).run_list == wanted
+    assert load_settings({"run_list": ("recipe[a],role[b]", "c::d")}).run_list == wanted
+    (here / "flock.toml").write_text('run_list = ["recipe[a]", "role[b]", "c::d"]')
+    assert load_settings().run_list == wanted
+
+
+@pytest.mark.parametrize(("text", "value"), [("No", False), ("0", False), ("on", True)])
+def test_yes_and_no_may_be_written_as_people_do(monkeypatch, text, value):
+    monkeypatch.setenv("FLOCK_CRYPTO", text)
+    assert load_settings().crypto is value
+
+
+@pytest.mark.parametrize("address", ["tcp://*:*", "tcp://127.0.0.1:7000", "tcp://[::1]:*"])
+def test_addresses_to_listen_at(address):
+    assert load_settings({"listen": address}).listen == address
+
+
+@pytest.mark.parametrize("address", ["tcp://bender0.example.com", "tcp://[fe80::1]:7000"])
+def test_addresses_to_advertise(address):
+    assert load_settings({"advertise": address}).advertise == address
+
+
+def test_actors_of_the_site_come_from_a_table_or_a_variable(here, monkeypatch):
+    wanted = {"itchy": "cartoons:Itchy", "scratchy": "cartoons.cats:Scratchy"}
+    (here / "flock.toml").write_text(
+        '[actors]\nitchy = "cartoons:Itchy"\nscratchy = "cartoons.cats:Scratchy"\n'
+    )
+    settings = load_settings()
+    assert settings.actors == wanted
+    assert settings.origin("actors") == f"{here}/flock.toml:1"
+    monkeypatch.setenv("FLOCK_ACTORS", "itchy=cartoons:Itchy, scratchy = cartoons.cats:Scratchy")
+    assert load_settings().actors == wanted
+
+
+def test_the_state_folder_lies_beside_an_embedded_registry(here):
+    assert load_settings({"registry": "embedded:reg"}).state_folder("b0") == here / "reg/state/b0"
+
+
+def test_without_an_embedded_registry_the_state_folder_is_the_users(here, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", str(here))
+    settings = load_settings({"registry": "zookeeper://zk1/flock"})
+    home = Path("/var/lib/flock") if os.geteuid() == 0 else here / "flock"
+    assert settings.state_folder("b0") == home / "b0"
+    assert default_registry() == f"embedded:{home}/registry"
+
+
+def test_a_set_state_folder_is_taken_as_it_is(here):
+    assert load_settings({"state_dir": "mine"}).state_folder("bender0") == here / "mine"
+
+
+def test_an_ordinary_user_keeps_state_as_xdg_says(here, monkeypatch):
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    monkeypatch.setenv("HOME", "/home/fry")
+    monkeypatch.setenv("XDG_STATE_HOME", "relative/counts/for/nothing")
+    assert default_registry() == "embedded:/home/fry/.local/state/flock/registry"
+    monkeypatch.setenv("XDG_STATE_HOME", "/srv/state")
+    assert default_registry() == "embedded:/srv/state/flock/registry"
+
+
+# --- passwords -----------------------------------------------------------------
+
+
+def test_the_password_is_shown_nowhere():
+    settings = load_settings({"registry": "zookeeper://fry:s3cret@zk1:2181,zk2:2181/flock"})
+    assert settings.shown_registry == "zookeeper://fry@zk1:2181,zk2:2181/flock"
+    assert "s3cret" not in repr(settings)
+    assert "s3cret" in settings.registry
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "zookeper://fry:s3cret@zk1:2181/flock",
+        "zookeeper:fry:s3cret@zk1",
+        "zookeeper://fry:s3cret@ /flock",
+        "s3cret@zk1",
+        "zookeeper://fry:s3cr@s3cret@zk 1",
+    ],
+)
+def test_a_wrong_url_does_not_give_the_password_away(url):
+    with pytest.raises(SettingsError) as raised:
+        load_settings({"registry": url})
+    assert "s3cret" not in str(raised.value)
+    assert raised.value.__cause__ is None
+
+
+# --- what is loaded by name ----------------------------------------------------
+
+
+def test_the_embedded_registry_needs_no_zookeeper_client(here):
+    script = (
+        "import sys; from flock.settings import load_settings, make_registry;"
+        "registry = make_registry(load_settings({'registry': 'embedded:reg'}));"
+        "print(type(registry).__name__, 'kazoo' in sys.modules)"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=here
+    )
+    assert ended.stdout.split() == ["EmbeddedRegistry", "False"]
+
+
+def test_the_zookeeper_registry_is_made_with_its_settings():
+    settings = load_settings({"registry": "zookeeper://fry:s3cret@zk1:2181/flock"})
+    registry = make_registry(settings)
+    assert type(registry).__name__ == "ZooKeeperRegistry"
+    assert registry.url == settings.shown_registry
+
+
+def test_a_url_that_only_the_backend_understands_is_told_with_its_origin(monkeypatch):
+    monkeypatch.setenv("FLOCK_REGISTRY", "zookeeper://zk1:port/flock")
+    with pytest.raises(WrongRegistry, match=r"\(registry from: FLOCK_REGISTRY\)$"):
+        make_registry(load_settings())
+
+
+def test_settings_made_by_hand_cannot_name_an_unknown_backend():
+    with pytest.raises(WrongRegistry, match="is no registry; wanted is embedded:DIR or"):
+        make_registry(Settings(registry="etcd://somewhere"))
+
+
+@pytest.mark.parametrize("home", [*BACKENDS.values(), *STOCK_ACTORS.values()])
+def test_what_is_loaded_by_name_is_there(home):
+    module, _, name = home.partition(":")
+    loaded = __import__(module, fromlist=[name])
+    assert isinstance(getattr(loaded, name), type)
+
+
+def test_the_sites_actors_come_after_the_stock_ones(here, monkeypatch):
+    (here / "cartoons.py").write_text("class Itchy:\n    pass\n")
+    monkeypatch.syspath_prepend(here)
+    classes = load_actors(load_settings({"actors": {"itchy": "cartoons:Itchy"}}))
+    assert [*classes] == [*STOCK_ACTORS, "itchy"]
+    assert classes["itchy"].__name__ == "Itchy"
+
+
+@pytest.mark.parametrize("home", ["no_such_module_here:Itchy", "dataclasses:Itchy"])
+def test_an_actor_that_is_not_there_is_told_with_its_origin(monkeypatch, home):
+    monkeypatch.setenv("FLOCK_ACTORS", f"itchy={home}")
+    with pytest.raises(SettingsError, match=r"^actor 'itchy' \(from: FLOCK_ACTORS\) cannot be"):
+        load_actors(load_settings())
