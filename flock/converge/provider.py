@@ -72,7 +72,6 @@ class Machine:
     Attributes:
         why_run: nothing is changed in this run. Providers need not ask: their
             changes are not made.
-        attributes: the node's merged attributes, read only.
         files: finds templates and files of cookbooks.
         cancellation: says whether the run goes on.
         state_dir: a folder of the node's own that lasts.
@@ -84,16 +83,21 @@ class Machine:
         cancellation: Cancellation,
         *,
         files: CookbookFiles,
-        attributes: Mapping[str, Any],
+        attributes: Callable[[], Mapping[str, Any]],
         state_dir: Path,
         why_run: bool = False,
     ) -> None:
         self._commands = commands
         self.cancellation = cancellation
         self.files = files
-        self.attributes = attributes
+        self._attributes = attributes
         self.state_dir = state_dir
         self.why_run = why_run
+
+    @property
+    def attributes(self) -> Mapping[str, Any]:
+        """The node's merged attributes as they stand, read only."""
+        return self._attributes()
 
     def run(
         self,

@@ -1,0 +1,229 @@
+"""A node's attributes, in Chef's levels.
+
+From weak to strong: default (attribute files and recipes, then environment,
+then roles, then force_default), normal, override (attribute files and recipes,
+then roles, then environment, then force_override), automatic. Tables merge
+over all levels. Lists that stand on several steps of the same level are
+joined; a list on a stronger level replaces the weaker one.
+
+Normal attributes last from run to run; the others are made anew by each.
+"""
+
+from __future__ import annotations
+
+import copy
+import datetime
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from typing import Any, NoReturn
+
+WRITABLE_LEVELS = ("default", "force_default", "normal", "override", "force_override")
+"""What attribute files and recipes may write."""
+
+
+class ReadOnly(dict[str, Any]):
+    """A table of merged attributes; plain data to read, refuses to be written."""
+
+    def _refuse(self, *_args: object, **_kwargs: object) -> NoReturn:
+        """Say where attributes are written."""
+        raise TypeError(
+            "merged attributes are read only: write node.default[...] or node.normal[...]"
+        )
+
+    __setitem__ = __delitem__ = _refuse
+    clear = pop = popitem = setdefault = update = _refuse
+
+
+class Level(MutableMapping[str, Any]):
+    """One level as recipes write it: `node.default['web']['port'] = 80`.
+
+    A table that is not there is made when it is walked through.
+    """
+
+    def __init__(self, data: dict[str, Any], changed: Callable[[], None]) -> None:
+        self._data = data
+        self._changed = changed
+
+    def __getitem__(self, key: str) -> Any:
+        value = self._data.setdefault(key, {})
+        return Level(value, self._changed) if isinstance(value, dict) else value
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        self._data[_key(key)] = plain(value, key)
+        self._changed()
+
+    def __delitem__(self, key: str) -> None:
+        del self._data[key]
+        self._changed()
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._data
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """Return what stands under `key`, else `default`; makes nothing."""
+        return self[key] if key in self._data else default
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._data)
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+
+class Attributes:
+    """All levels of one node's attributes during one run; one thread uses it."""
+
+    def __init__(
+        self, automatic: Mapping[str, Any] | None = None, normal: Mapping[str, Any] | None = None
+    ) -> None:
+        self.automatic = plain(automatic or {}, "automatic")
+        self.levels: dict[str, dict[str, Any]] = {level: {} for level in WRITABLE_LEVELS}
+        self.levels["normal"] = plain(normal or {}, "normal")
+        self._environment: dict[str, dict[str, Any]] = {"default": {}, "override": {}}
+        self._roles: dict[str, dict[str, Any]] = {"default": {}, "override": {}}
+        self._merged: ReadOnly | None = None
+
+    def level(self, name: str) -> Level:
+        """Return a level to write; `name` is one of `WRITABLE_LEVELS`."""
+        return Level(self.levels[name], self._forget)
+
+    def add_file(self, tables: Mapping[str, Any]) -> None:
+        """Merge what an attribute file says: tables named after writable levels."""
+        for level, table in tables.items():
+            merge_onto(self.levels[level], plain(table, level))
+        self._forget()
+
+    def add_role(self, default: Mapping[str, Any], override: Mapping[str, Any]) -> None:
+        """Merge a role's attributes; a later role is stronger."""
+        merge_onto(self._roles["default"], plain(default, "default_attributes"))
+        merge_onto(self._roles["override"], plain(override, "override_attributes"))
+        self._forget()
+
+    def set_environment(self, default: Mapping[str, Any], override: Mapping[str, Any]) -> None:
+        """Set the environment's attributes."""
+        self._environment = {
+            "default": plain(default, "default_attributes"),
+            "override": plain(override, "override_attributes"),
+        }
+        self._forget()
+
+    def merged(self) -> ReadOnly:
+        """Return all attributes as one table; made anew only after something was written."""
+        if self._merged is None:
+            default = _joined(
+                self.levels["default"],
+                self._environment["default"],
+                self._roles["default"],
+                self.levels["force_default"],
+            )
+            override = _joined(
+                self.levels["override"],
+                self._roles["override"],
+                self._environment["override"],
+                self.levels["force_override"],
+            )
+            for stronger in (self.levels["normal"], override, self.automatic):
+                merge_onto(default, stronger, join_lists=False)
+            self._merged = _read_only(default)
+        return self._merged
+
+    def _forget(self) -> None:
+        """Drop the merged table: something was written."""
+        self._merged = None
+
+
+def merge_onto(
+    target: dict[str, Any], stronger: Mapping[str, Any], *, join_lists: bool = True
+) -> None:
+    """Merge `stronger` into `target`; tables merge, lists join or are replaced."""
+    for key, value in stronger.items():
+        there = target.get(key)
+        if isinstance(there, dict) and isinstance(value, dict):
+            merge_onto(there, value, join_lists=join_lists)
+        elif join_lists and isinstance(there, list) and isinstance(value, list):
+            target[key] = there + [item for item in copy.deepcopy(value) if item not in there]
+        else:
+            target[key] = copy.deepcopy(value)
+
+
+def plain(value: Any, place: str) -> Any:
+    """Return a copy of `value` as plain data: what JSON has.
+
+    Raises:
+        TypeError: something else is in it; the message names the place.
+    """
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
+    if isinstance(value, Mapping):
+        return {_key(key): plain(item, f"{place}.{key}") for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item, f"{place}[{number}]") for number, item in enumerate(value)]
+    if isinstance(value, datetime.date | datetime.time):
+        return value.isoformat()
+    raise TypeError(f"{place} is a {type(value).__name__}: attributes hold plain data only")
+
+
+def look_up(attributes: Mapping[str, Any], path: str | None) -> Any:
+    """Return what stands at a dotted path of keys and indices; everything without a path.
+
+    Only tables and lists are walked through, nothing is ever called.
+
+    Raises:
+        LookupError: names the first key that is missing.
+    """
+    value: Any = attributes
+    walked: list[str] = []
+    for part in path.split(".") if path else ():
+        if not part:
+            continue
+        value = _step(value, part, ".".join(walked))
+        walked.append(part)
+    return value
+
+
+def without(attributes: Mapping[str, Any], paths: Sequence[str]) -> dict[str, Any]:
+    """Return a plain copy of the attributes without what stands at these dotted paths."""
+    copied: dict[str, Any] = plain(attributes, "attributes")
+    for path in paths:
+        *parents, last = path.split(".")
+        table: Any = copied
+        for parent in parents:
+            table = table.get(parent) if isinstance(table, dict) else None
+        if isinstance(table, dict):
+            table.pop(last, None)
+    return copied
+
+
+def _step(value: Any, part: str, walked: str) -> Any:
+    """Go one key or index further."""
+    place = f"{walked!r}" if walked else "the node"
+    if isinstance(value, Mapping):
+        if part in value:
+            return value[part]
+        raise LookupError(f"no attribute {part!r} in {place}")
+    if isinstance(value, list):
+        if part.lstrip("-").isdigit() and -len(value) <= int(part) < len(value):
+            return value[int(part)]
+        raise LookupError(f"no item {part!r} in {place}, a list of {len(value)}")
+    raise LookupError(f"no attribute {part!r} in {place}, which is a {type(value).__name__}")
+
+
+def _joined(*steps: Mapping[str, Any]) -> dict[str, Any]:
+    """Merge the steps of one level, weak to strong."""
+    joined: dict[str, Any] = {}
+    for step in steps:
+        merge_onto(joined, step)
+    return joined
+
+
+def _read_only(table: dict[str, Any]) -> ReadOnly:
+    """Make a table and those in it read only."""
+    return ReadOnly(
+        {key: _read_only(item) if isinstance(item, dict) else item for key, item in table.items()}
+    )
+
+
+def _key(key: object) -> str:
+    """Refuse a key that is no text."""
+    if not isinstance(key, str):
+        raise TypeError(f"attribute keys are texts, not {key!r}")
+    return key

@@ -1,0 +1,115 @@
+"""Find kinds of resources by name, and load one only when a recipe uses it.
+
+Three places, the first that has it wins: the libraries of the cookbooks in
+use, our own `resources/<kind>.py`, and what other packages offer under the
+entry point group `flock.resources` (`web_site = package.module:KIND`, or the
+resource's class).
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+import sys
+from pathlib import Path
+from typing import Any
+
+from flock.converge.properties import nearest
+from flock.converge.provider import Kind
+from flock.converge.resource import Resource
+from flock.errors import RecipeError
+
+ENTRY_POINTS = "flock.resources"
+_STOCK = "flock.converge.resources"
+_STOCK_FOLDER = Path(__file__).with_name("resources")
+
+
+def stock_kind_names() -> list[str]:
+    """Return the names of our own kinds, sorted: those of the files in `resources/`."""
+    return sorted(path.stem for path in _STOCK_FOLDER.glob("[a-z]*.py"))
+
+
+class Kinds:
+    """The kinds one run knows."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, Kind[Any]] = {}
+
+    def has(self, name: str) -> bool:
+        """Say whether there is a kind of this name, without loading it where that can be told."""
+        return (
+            name in self._known
+            or (name.isidentifier() and (_STOCK_FOLDER / f"{name}.py").is_file())
+            or bool(importlib.metadata.entry_points(group=ENTRY_POINTS, name=name))
+        )
+
+    def names(self) -> list[str]:
+        """Return the names of all kinds, sorted."""
+        offered = (point.name for point in importlib.metadata.entry_points(group=ENTRY_POINTS))
+        return sorted({*self._known, *stock_kind_names(), *offered})
+
+    def find(self, name: str, where: str) -> Kind[Any]:
+        """Return a kind by name.
+
+        Raises:
+            RecipeError: there is none of this name, or it cannot be loaded.
+        """
+        kind = self._known.get(name)
+        if kind is None:
+            kind = self._known[name] = self._load(name, where)
+        return kind
+
+    def add_library(self, cookbook: str, path: Path) -> None:
+        """Run a library file of a cookbook and take the kinds it defines.
+
+        The file is run anew each time: what was just pushed counts.
+
+        Raises:
+            RecipeError: the file cannot be run, or a kind in it could not work.
+        """
+        # Dataclasses look their module up by name to understand annotations.
+        module_name = f"flock_cookbooks.{cookbook}.{path.stem}"
+        specification = importlib.util.spec_from_file_location(module_name, path)
+        assert specification is not None
+        assert specification.loader is not None
+        module = importlib.util.module_from_spec(specification)
+        sys.modules[module_name] = module
+        specification.loader.exec_module(module)
+        for value in list(vars(module).values()):
+            for kind in _kinds_of(value, module_name):
+                self._known[kind.name] = kind
+
+    def _load(self, name: str, where: str) -> Kind[Any]:
+        """Load a kind of ours or of another package."""
+        if name.isidentifier() and (_STOCK_FOLDER / f"{name}.py").is_file():
+            return _checked(importlib.import_module(f"{_STOCK}.{name}").KIND, name, where)
+        for point in importlib.metadata.entry_points(group=ENTRY_POINTS, name=name):
+            try:
+                return _checked(point.load(), name, where)
+            except (ImportError, AttributeError, TypeError) as error:
+                raise RecipeError(f"kind {name!r} cannot be loaded: {error}", where) from error
+        raise RecipeError(f"unknown kind {name!r}{nearest(name, self.names())}", where)
+
+
+def _checked(found: Any, name: str, where: str) -> Kind[Any]:
+    """Make a kind of what an entry point names: a `Kind`, or a resource's class."""
+    kind = found if isinstance(found, Kind) else Kind(found)
+    if kind.name != name:
+        raise RecipeError(f"kind {name!r} calls itself {kind.name!r}", where)
+    return kind
+
+
+def _kinds_of(value: object, module_name: str) -> list[Kind[Any]]:
+    """Return the kind that a module's variable stands for, if it does."""
+    if isinstance(value, Kind):
+        return [value]
+    if (
+        isinstance(value, type)
+        and issubclass(value, Resource)
+        and value.__module__ == module_name
+        and "kind" in vars(value)
+        and all(callable(getattr(value, action, None)) for action in value.actions)
+    ):
+        return [Kind(value)]
+    return []

@@ -1,0 +1,44 @@
+"""Where a node's lasting facts are kept between runs."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from flock.journal import Journal
+
+
+class NodeStore(Protocol):
+    """Keeps normal attributes, and the node object of the last run.
+
+    The journal does so for a machine alone; with a registry, what keeps node
+    objects there stands in its place.
+    """
+
+    def normal_attributes(self) -> dict[str, Any]:
+        """Return the normal attributes as they were last saved; asked before each run."""
+
+    def save(self, node_object: dict[str, Any]) -> None:
+        """Keep the node object; called after each run that was no why-run.
+
+        Args:
+            node_object: `name`, `run_list`, `roles`, `recipes`, `environment`,
+                `tags` (its head), `normal` (the normal attributes) and
+                `attributes` (all merged, without the sensitive ones).
+        """
+
+
+class JournalStore:
+    """Keeps the node object in the journal."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+
+    def normal_attributes(self) -> dict[str, Any]:
+        """Return the normal attributes as they were last saved."""
+        normal: dict[str, Any] = self._journal.recall("normal_attributes", {})
+        return normal
+
+    def save(self, node_object: dict[str, Any]) -> None:
+        """Keep the node object, and the normal attributes apart from it."""
+        self._journal.remember("node_object", node_object)
+        self._journal.remember("normal_attributes", node_object["normal"])

@@ -1,0 +1,111 @@
+"""One run that was ordered: what it is asked to do, how it goes, how it ended."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from flock.converge.cancellation import Cancellation
+from flock.converge.report import Report, RunState
+
+log = logging.getLogger("flock.converge")
+
+Ended = Callable[[dict[str, Any]], None]
+
+
+class Run:
+    """A run from its acceptance to its end; any thread may look at it.
+
+    Attributes:
+        run_id: its name.
+        override_run_list: what it runs instead of the node's own run list.
+        why_run: it names changes and makes none.
+        cancellation: how it is asked to end.
+        report: filled by the kitchen.
+    """
+
+    def __init__(
+        self,
+        node: str,
+        asked_by: str,
+        run_list: Sequence[str],
+        override_run_list: Sequence[str] | None = None,
+        why_run: bool = False,
+    ) -> None:
+        self.run_id = secrets.token_hex(8)
+        self.override_run_list = None if override_run_list is None else list(override_run_list)
+        self.why_run = why_run
+        self.cancellation = Cancellation()
+        wanted = run_list if override_run_list is None else override_run_list
+        self.report = Report(self.run_id, node, asked_by, list(wanted), why_run)
+        self._lock = threading.Lock()
+        self._ended = threading.Event()
+        self._final: dict[str, Any] | None = None
+        self._callbacks: list[Ended] = []
+
+    @property
+    def state(self) -> RunState:
+        """`queued`, `running`, `ok`, `failed` or `cancelled`."""
+        return self.report.state
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it runs the node's own run list."""
+        return self.override_run_list is None
+
+    def as_data(self) -> dict[str, Any]:
+        """Return what the run is and how it stands, as plain data without its resources."""
+        return {
+            "run_id": self.run_id,
+            "node": self.report.node,
+            "state": self.state,
+            "asked_by": self.report.asked_by,
+            "override_run_list": self.override_run_list,
+            "why_run": self.why_run,
+        }
+
+    def asks_the_same(self, override_run_list: Sequence[str] | None, why_run: bool) -> bool:
+        """Say whether somebody who asks for this may join the run while it is queued."""
+        other = None if override_run_list is None else list(override_run_list)
+        return self.override_run_list == other and self.why_run == why_run
+
+    def cancel(self, reason: str = "cancelled") -> None:
+        """Ask the run to end: its command is killed, its waits end; harmless once it is over."""
+        self.cancellation.cancel(reason)
+
+    def on_ended(self, callback: Ended) -> None:
+        """Call `callback` with the report when the run is over; at once if it is.
+
+        Called on the kitchen's thread (or on the caller's, if the run is over),
+        after the run has given up everything and is active no more.
+        """
+        with self._lock:
+            if self._final is None:
+                self._callbacks.append(callback)
+                return
+            final = self._final
+        callback(final)
+
+    def wait(self, timeout: float | None = None) -> dict[str, Any] | None:
+        """Wait for the end.
+
+        Returns:
+            The report; None if the run was not over after `timeout` seconds.
+        """
+        self._ended.wait(timeout)
+        return self._final
+
+    def settle(self, final: dict[str, Any]) -> None:
+        """Tell that the run is over; only the kitchen does, once."""
+        with self._lock:
+            self._final = final
+            callbacks, self._callbacks = self._callbacks, []
+        self._ended.set()
+        for callback in callbacks:
+            try:
+                callback(final)
+            except Exception:
+                log.exception("somebody who waited for run %s failed", self.run_id)

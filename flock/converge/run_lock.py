@@ -1,0 +1,60 @@
+"""One run at a time on a machine, also between processes.
+
+A `flock(2)` on a file in the node's state folder: it falls with the process
+that holds it, however that dies, and is not inherited by the commands of a
+run. The file says who holds it, for people.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+from pathlib import Path
+
+from flock.converge.report import now_text
+
+
+class RunLock:
+    """The run lock of one state folder; not to be used by two threads at once."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._descriptor: int | None = None
+
+    def take(self, run_id: str) -> bool:
+        """Take the lock if it is free; say whether it is ours now."""
+        if self._descriptor is not None:
+            return False
+        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            holder = {"pid": os.getpid(), "run_id": run_id, "since": now_text()}
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, json.dumps(holder).encode(), 0)
+        except BlockingIOError:
+            os.close(descriptor)
+            return False
+        except BaseException:
+            os.close(descriptor)
+            raise
+        self._descriptor = descriptor
+        return True
+
+    def release(self) -> None:
+        """Give the lock up; harmless if it is not held."""
+        if self._descriptor is not None:
+            descriptor, self._descriptor = self._descriptor, None
+            with contextlib.suppress(OSError):
+                os.ftruncate(descriptor, 0)
+            os.close(descriptor)
+
+    def holder(self) -> str:
+        """Say who holds it, as far as the file tells: `process 4711 since …`."""
+        try:
+            found = json.loads(self.path.read_text())
+            return f"process {found['pid']} since {found['since']} (run {found['run_id']})"
+        except (OSError, ValueError, KeyError, TypeError):
+            return "another process"

@@ -1,0 +1,77 @@
+r"""The words a recipe may use.
+
+    from flock.recipe import execute, file, include_recipe, node
+
+    file('/etc/motd', content=f"this is {node.name}\n").notifies('run', 'execute[greet]')
+    execute('greet', command='wall < /etc/motd', action='nothing')
+
+Besides the names written here, every kind of resource is a word: our own, those
+of other packages, and those in the libraries of the cookbook itself. They are
+looked up when a recipe imports them, so that `log` alone loads nothing else.
+`FlockOfChefs` is the flock of the node that runs the recipe.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from flock.converge.compile import current_compilation
+from flock.converge.kinds import Kinds, stock_kind_names
+from flock.converge.properties import lazy, nearest
+from flock.converge.words import NodeWord, Word, find_resource, include_recipe
+from flock.errors import RecipeError
+
+if TYPE_CHECKING:
+    from flock.converge.resources.execute import Execute
+    from flock.converge.resources.file import File
+    from flock.converge.resources.log import Log
+    from flock.fleet import FlockOfChefs
+
+    # A word takes what its kind's class takes, and returns the resource.
+    execute = Execute
+    file = File
+    log = Log
+
+__all__ = [
+    "FlockOfChefs",
+    "execute",
+    "file",
+    "find_resource",
+    "include_recipe",
+    "lazy",
+    "log",
+    "node",
+]
+
+node = NodeWord()
+
+_WORDS = ("FlockOfChefs", "find_resource", "include_recipe", "lazy", "node")
+
+
+def __getattr__(name: str) -> Any:
+    """Look up a word that is not written above.
+
+    Raises:
+        RecipeError: in a recipe, for a word that nobody knows.
+        AttributeError: elsewhere.
+    """
+    if name.startswith("__"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    compilation = current_compilation()
+    if compilation is not None and name in compilation.words:
+        return compilation.words[name]
+    if name == "FlockOfChefs":
+        return importlib.import_module("flock.fleet").FlockOfChefs
+    kinds = Kinds() if compilation is None else compilation.kinds
+    if kinds.has(name):
+        return Word(name)
+    if compilation is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    known = [*_WORDS, *compilation.words, *kinds.names()]
+    raise RecipeError(f"unknown word or kind {name!r}{nearest(name, known)}")
+
+
+def __dir__() -> list[str]:
+    """Return the words, for completion."""
+    return sorted({*_WORDS, *stock_kind_names()})
