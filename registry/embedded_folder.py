@@ -15,7 +15,7 @@ import stat
 import sys
 from pathlib import Path
 
-from registry.contract import NotPermitted, RegistryUnavailable, WrongRegistry
+from registry.contract import NotPermitted, RegistryError, RegistryUnavailable, WrongRegistry
 
 # fmt: off
 _NETWORK_FILE_SYSTEMS = frozenset({
@@ -62,6 +62,8 @@ class Folder:
             # Others may read the folder, if its owner lets them, but not this.
             os.close(os.open(self.database, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
             self._handle = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except RegistryError:
+            raise  # some are system errors too, for those who catch such
         except (FileExistsError, NotADirectoryError):
             raise WrongRegistry(f"{self.url}: there is a file where a folder should be") from None
         except PermissionError as error:
