@@ -4,17 +4,14 @@ One run at a time: while one runs exactly one more is queued; whoever asks for
 the same as the queued one joins it, others are refused. Nobody joins a run
 that has started: its recipes may be older than what the caller just pushed.
 
-Runs happen on a thread of the kitchen that lives only while there is something
-to run. All methods may be called from any thread. A run always settles: after
+All methods may be called from any thread. A run always settles: after
 any failure the kitchen is idle again and takes the next order.
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,19 +20,18 @@ from flock.converge.attributes import Attributes, look_up, without
 from flock.converge.commands import Commands
 from flock.converge.compile import Compilation
 from flock.converge.cookbooks import Cookbooks
+from flock.converge.events import Events
 from flock.converge.node_store import JournalStore, NodeStore
 from flock.converge.provider import Machine
-from flock.converge.report import RunState, now_text
+from flock.converge.report import RunState
 from flock.converge.run import Run
 from flock.converge.run_lock import RunLock
+from flock.converge.run_queue import RunQueue
 from flock.converge.runner import Runner
-from flock.errors import BusyError, FlockError, JournalError, RunCancelled
+from flock.errors import FlockError, JournalError, RunCancelled
 from flock.journal import Journal
 
 log = logging.getLogger("flock.converge")
-
-LOCK_PAUSE = 0.2
-"""Seconds between two tries for a run lock that another process holds."""
 
 _LAST_RUN_KEYS = ("run_id", "state", "started", "seconds", "error")
 
@@ -101,32 +97,23 @@ class Kitchen:
             "exception": tuple(exception_handlers),
         }
         self._commands = Commands()
-        self._run_lock = RunLock(state_dir / "run.lock")
-
-        self._lock = threading.Lock()
-        self._running: Run | None = None
-        self._queued: Run | None = None
-        self._worker: threading.Thread | None = None
-        self._leaving = False
-        self._wake = threading.Event()
+        self._events = Events(name)
+        self._queue = RunQueue(name, RunLock(state_dir / "run.lock"), self)
         self._runner: Runner | None = None
         self._last: dict[str, Any] | None = None
         self._standing: Compilation | None = None
         self._newest: Compilation | None = None
-        self._listeners: list[Callable[[dict[str, Any]], None]] = []
 
     # --- what it is
 
     @property
     def run_list(self) -> list[str]:
         """The node's own run list; a copy."""
-        with self._lock:
-            return list(self._run_list)
+        return list(self._run_list)
 
     def set_run_list(self, run_list: Sequence[str]) -> None:
         """Set the node's own run list; the next run or `declare` reads it."""
-        with self._lock:
-            self._run_list = list(run_list)
+        self._run_list = list(run_list)
 
     @property
     def roles(self) -> list[str]:
@@ -147,10 +134,7 @@ class Kitchen:
         Raises:
             RecipeError: a recipe is wrong; what stood before stands.
         """
-        with self._lock:
-            if self._running is None and self._run_lock.take(""):
-                self._journal.settle_dead_runs()
-                self._run_lock.release()
+        self._queue.do_if_idle(self._settle_dead_runs)
         compilation = self._compilation(self.run_list)
         self._newest = compilation
         compilation.compile()
@@ -192,20 +176,9 @@ class Kitchen:
         Raises:
             BusyError: another kind of run is queued, or the node is leaving.
         """
-        with self._lock:
-            self._refuse_if_leaving()
-            if self._queued is not None:
-                if self._queued.asks_the_same(override_run_list, why_run):
-                    return self._queued
-                raise BusyError(
-                    f"{self.name} is busy: run {self._queued.run_id} is queued already and is"
-                    " another kind of run"
-                )
-            run = self._new_run(asked_by, override_run_list, why_run)
-            if self._running is not None or not self._take_run_lock(run):
-                self._queued = run
-            self._start_worker()
-            return run
+        return self._queue.join_or_add(
+            lambda: Run(self.name, asked_by, self.run_list, override_run_list, why_run)
+        )
 
     def converge(
         self,
@@ -228,16 +201,8 @@ class Kitchen:
             BusyError: a run is going on; says whose.
             KeyboardInterrupt: passed on after the run was cancelled and has settled.
         """
-        with self._lock:
-            self._refuse_if_leaving()
-            if self._running is not None or self._queued is not None:
-                raise BusyError(f"{self.name} is busy: a run is going on in this process")
-            run = self._new_run(asked_by, override_run_list, why_run)
-            if not self._take_run_lock(run):
-                if not wait:
-                    raise BusyError(f"{self.name} is busy: {self._run_lock.holder()} is converging")
-                self._queued = run
-            self._start_worker()
+        run = Run(self.name, asked_by, self.run_list, override_run_list, why_run)
+        self._queue.add_alone(run, wait=wait)
         try:
             report = run.wait()
         except KeyboardInterrupt:
@@ -257,20 +222,7 @@ class Kitchen:
         Returns:
             The run, None if there is no such run going on or queued.
         """
-        with self._lock:
-            known = [run for run in (self._running, self._queued) if run is not None]
-            run = next((each for each in known if run_id in (None, each.run_id)), None)
-            if run is not None and run is self._queued:
-                self._queued = None
-            else:
-                known = []
-        if run is None:
-            return None
-        run.cancel(reason)
-        self._wake.set()
-        if known:
-            self._settle(run, "cancelled", reason)
-        return run
+        return self._queue.cancel(run_id, reason)
 
     def stop(self, timeout: float = 60.0) -> None:
         """Leave: the run stops at its next boundary, and is cancelled after `timeout` seconds.
@@ -278,31 +230,18 @@ class Kitchen:
         Orders are refused from now on, and a queued run is cancelled. Returns
         when nothing runs any more; twice is harmless.
         """
-        with self._lock:
-            self._leaving = True
-            running, queued, worker = self._running, self._queued, self._worker
-        if queued is not None:
-            self.cancel(queued.run_id, reason="the node is leaving")
-        if running is not None:
-            running.cancellation.stop("the node is leaving")
-        if worker is not None and worker is not threading.current_thread():
-            worker.join(timeout)
-            if worker.is_alive() and running is not None:
-                running.cancel("the node is leaving")
-                worker.join()
+        self._queue.stop(timeout)
         self._commands.close()
 
     # --- what is known of runs
 
     def active(self) -> bool:
         """Say whether a run was accepted and is not over yet."""
-        with self._lock:
-            return self._running is not None or self._queued is not None
+        return self._queue.runs != (None, None)
 
     def status(self) -> dict[str, Any]:
         """Return what is going on, as plain data."""
-        with self._lock:
-            running, queued, runner = self._running, self._queued, self._runner
+        (running, queued), runner = self._queue.runs, self._runner
         last = self.last_run()
         status: dict[str, Any] = {
             "node": self.name,
@@ -342,20 +281,15 @@ class Kitchen:
 
     def run(self, run_id: str) -> dict[str, Any] | None:
         """Return the report of a run as it stands, None if none of this id is kept."""
-        with self._lock:
-            for run in (self._running, self._queued):
-                if run is not None and run.run_id == run_id:
-                    return run.report.as_data()
+        for run in self._queue.runs:
+            if run is not None and run.run_id == run_id:
+                return run.report.as_data()
         return self._journal.run(run_id)
 
     def on_event(self, callback: Callable[[dict[str, Any]], None]) -> Callable[[], None]:
         """Call `callback` with each event of a run, in order, on the run's thread.
 
-        An event has `event` (`run queued`, `run waiting`, `run started`,
-        `resource started`, `resource waiting`, `resource retried`, `resource
-        changed`, `resource unchanged`, `resource skipped`, `resource failed`,
-        `run ended`), `node`, `run_id`, `time`; those of a resource `number` and
-        `of` and the fields of its row, `run ended` the report.
+        `flock.converge.events` says what they hold.
 
         Args:
             callback: must not block for long; what it raises is logged.
@@ -363,87 +297,48 @@ class Kitchen:
         Returns:
             A function that ends it.
         """
-        self._listeners.append(callback)
+        return self._events.listen(callback)
 
-        def forget() -> None:
-            with contextlib.suppress(ValueError):
-                self._listeners.remove(callback)
+    # --- what the queue asks for
 
-        return forget
-
-    # --- inside: orders
-
-    def _new_run(
-        self, asked_by: str, override_run_list: Sequence[str] | None, why_run: bool
-    ) -> Run:
-        """Make a run of an order."""
-        return Run(self.name, asked_by, self._run_list, override_run_list, why_run)
-
-    def _refuse_if_leaving(self) -> None:
-        """Take no order when the node is going."""
-        if self._leaving:
-            raise BusyError(f"{self.name} is leaving and takes no run")
-
-    def _take_run_lock(self, run: Run) -> bool:
-        """Let a run start if no other process runs here; our lock is held."""
-        if not self._run_lock.take(run.run_id):
-            return False
-        self._running = run
-        run.report.begin()
-        return True
-
-    def _start_worker(self) -> None:
-        """See to it that somebody runs what was ordered; our lock is held."""
-        if self._worker is None:
-            self._worker = threading.Thread(
-                target=self._work, name=f"kitchen-{self.name}", daemon=True
-            )
-            self._worker.start()
-
-    def _work(self) -> None:
-        """Run what was ordered until there is nothing left."""
-        told = ""
-        while True:
-            with self._lock:
-                run = self._running
-                if run is None and self._queued is None:
-                    self._worker = None
-                    return
-                self._wake.clear()
-                if run is None and self._queued is not None and self._take_run_lock(self._queued):
-                    run, self._queued = self._queued, None
-                waiting = self._queued
-            if run is not None:
-                self._perform(run)
-                told = ""
-                continue
-            holder = self._run_lock.holder()
-            if waiting is not None and holder != told:
-                told = holder
-                log.info("%s: run %s waits for %s", self.name, waiting.run_id, holder)
-                self._emit(waiting, "run waiting", {"holder": holder})
-            self._wake.wait(LOCK_PAUSE)
-
-    # --- inside: one run
-
-    def _perform(self, run: Run) -> None:
-        """Make a run from its start to its end, whatever happens in it."""
-        state: RunState = "ok"
-        error: str | None = None
+    def perform(self, run: Run) -> tuple[RunState, str | None]:
+        """Make a run from its start to its end, whatever happens in it; the queue's to call."""
         try:
-            self._journal.settle_dead_runs()
+            self._settle_dead_runs()
             self._journal.save_run(run.report.as_data())
-            self._emit(run, "run started", {"run_list": run.report.run_list})
+            self._tell(run, "run started", {"run_list": run.report.run_list})
             self._call_handlers("start", run.as_data())
             self._converge(run)
         except RunCancelled as cancelled:
-            state, error = "cancelled", str(cancelled)
+            return "cancelled", str(cancelled)
         except FlockError as failure:
-            state, error = "failed", str(failure)
+            return "failed", str(failure)
         except Exception as failure:
             log.exception("%s: run %s failed", self.name, run.run_id)
-            state, error = "failed", f"{type(failure).__name__}: {failure}"
-        self._settle(run, state, error)
+            return "failed", f"{type(failure).__name__}: {failure}"
+        return "ok", None
+
+    def keep(self, run: Run, state: RunState, error: str | None) -> None:
+        """Note a run's end in the journal; the queue's to call."""
+        run.report.end(state, error)
+        self._last = final = run.report.as_data()
+        try:
+            self._journal.save_run(final, last_words=True)
+        except JournalError:
+            log.exception("%s: the report of run %s is not kept", self.name, run.run_id)
+
+    def announce(self, run: Run) -> None:
+        """Tell everybody that a run is over; the queue's to call."""
+        final = run.report.as_data()
+        self._tell(run, "run ended", {"report": final})
+        self._call_handlers("report" if run.state == "ok" else "exception", final)
+        run.settle(final)
+
+    def wait_for_lock(self, run: Run, holder: str) -> None:
+        """Tell that a run waits for another process; the queue's to call."""
+        self._tell(run, "run waiting", {"holder": holder})
+
+    # --- inside
 
     def _converge(self, run: Run) -> None:
         """Compile and converge."""
@@ -467,7 +362,7 @@ class Kitchen:
                 compilation.kinds,
                 machine,
                 run.report,
-                lambda event, said: self._emit(run, event, said),
+                lambda event, said: self._tell(run, event, said),
                 self._delayed_after_failure,
             )
             self._runner = runner
@@ -477,23 +372,6 @@ class Kitchen:
             self._runner = None
             if not run.why_run:
                 self._store.save(self._node_object(compilation))
-
-    def _settle(self, run: Run, state: RunState, error: str | None) -> None:
-        """End a run: keep its report, be idle again, tell everybody, in this order."""
-        run.report.end(state, error)
-        final = run.report.as_data()
-        try:
-            self._journal.save_run(final, last_words=True)
-        except JournalError:
-            log.exception("%s: the report of run %s is not kept", self.name, run.run_id)
-        with self._lock:
-            self._last = final
-            if self._running is run:
-                self._running = None
-                self._run_lock.release()
-        self._emit(run, "run ended", {"report": final})
-        self._call_handlers("report" if state == "ok" else "exception", final)
-        run.settle(final)
 
     def _compilation(self, run_list: Sequence[str]) -> Compilation:
         """Make a compilation with fresh attributes."""
@@ -519,48 +397,19 @@ class Kitchen:
             "attributes": without(merged, self._sensitive),
         }
 
-    # --- inside: telling
+    def _settle_dead_runs(self) -> None:
+        """Mark the runs of processes that died; the run lock is held."""
+        for run_id in self._journal.settle_dead_runs():
+            log.warning("%s: the process of run %s died in it", self.name, run_id)
 
-    def _emit(self, run: Run, event: str, said: Mapping[str, Any]) -> None:
-        """Tell an event to the log and to whoever listens."""
-        told = {"event": event, "node": self.name, "run_id": run.run_id, "time": now_text(), **said}
-        _log_event(told)
-        for listener in tuple(self._listeners):
-            with _logged("a listener"):
-                listener(told)
+    def _tell(self, run: Run, event: str, said: Mapping[str, Any]) -> None:
+        """Tell an event of a run."""
+        self._events.tell(run.run_id, event, said)
 
     def _call_handlers(self, moment: str, data: dict[str, Any]) -> None:
         """Call the handlers of the settings; one that fails spoils nothing."""
         for handler in self._handlers[moment]:
-            with _logged(f"the {moment} handler {handler!r}"):
+            try:
                 handler(data)
-
-
-@contextlib.contextmanager
-def _logged(who: str) -> Iterator[None]:
-    """Log what somebody else's code raises."""
-    try:
-        yield
-    except Exception:
-        log.exception("%s failed", who)
-
-
-def _log_event(told: Mapping[str, Any]) -> None:
-    """Write the events that people want to read into the log."""
-    event = told["event"]
-    if event == "resource changed":
-        log.info("%s: %s %s: %s", told["node"], told["action"], told["resource"], told["changes"])
-    elif event == "resource failed":
-        log.error("%s: %s %s: %s", told["node"], told["action"], told["resource"], told["error"])
-    elif event == "run started":
-        log.info("%s: run %s started", told["node"], told["run_id"])
-    elif event == "run ended":
-        report = told["report"]
-        log.info(
-            "%s: run %s %s in %s s%s",
-            told["node"],
-            told["run_id"],
-            report["state"],
-            report["seconds"],
-            f": {report['error']}" if report["error"] else "",
-        )
+            except Exception:
+                log.exception("the %s handler %r failed", moment, handler)

@@ -67,10 +67,10 @@ class Run:
             "why_run": self.why_run,
         }
 
-    def asks_the_same(self, override_run_list: Sequence[str] | None, why_run: bool) -> bool:
-        """Say whether somebody who asks for this may join the run while it is queued."""
-        other = None if override_run_list is None else list(override_run_list)
-        return self.override_run_list == other and self.why_run == why_run
+    def asks_the_same(self, other: Run) -> bool:
+        """Say whether `other` would do the same, so that its caller may join this one."""
+        mine = (self.override_run_list, self.why_run)
+        return mine == (other.override_run_list, other.why_run)
 
     def cancel(self, reason: str = "cancelled") -> None:
         """Ask the run to end: its command is killed, its waits end; harmless once it is over."""

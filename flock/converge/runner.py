@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from flock.converge.collection import Collection
+from flock.converge.condition import Question, Wait
 from flock.converge.kinds import Kinds
 from flock.converge.notification import Timing
 from flock.converge.provider import Machine
 from flock.converge.report import Report, Row
-from flock.converge.resource import Question, Resource, Wait, with_lazy_values
+from flock.converge.resource import Resource, with_lazy_values
 from flock.errors import (
     CallError,
     FlockError,

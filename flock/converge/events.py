@@ -1,0 +1,81 @@
+"""Tell what a run does, step by step, to the log and to whoever listens.
+
+An event is plain data: `event`, `node`, `run_id` and `time`, and
+
+- `run queued` (never for a run that starts at once), `run waiting` with the
+  `holder` of the run lock, `run started` with `run_list`, `run ended` with the
+  `report`;
+- `resource started`, `resource changed`, `resource unchanged`, `resource
+  skipped`, `resource failed`, `resource retried` with `number` and `of`, the
+  fields of its row in the report, `diffs`, and `notified_by` if it was;
+- `resource waiting` with `resource`, `wait`, `last` (answer) and `seconds`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from flock.converge.report import now_text
+
+log = logging.getLogger("flock.converge")
+
+Listener = Callable[[dict[str, Any]], None]
+
+
+class Events:
+    """The events of one node's runs; any thread may listen or tell."""
+
+    def __init__(self, node: str) -> None:
+        self._node = node
+        self._listeners: list[Listener] = []
+
+    def listen(self, listener: Listener) -> Callable[[], None]:
+        """Call `listener` with each event, on the thread of the run; returns what ends it."""
+        self._listeners.append(listener)
+
+        def forget() -> None:
+            with contextlib.suppress(ValueError):
+                self._listeners.remove(listener)
+
+        return forget
+
+    def tell(self, run_id: str, event: str, said: Mapping[str, Any]) -> None:
+        """Tell an event; a listener that fails spoils nothing."""
+        told = {"event": event, "node": self._node, "run_id": run_id, "time": now_text(), **said}
+        _write_to_log(told)
+        for listener in tuple(self._listeners):
+            try:
+                listener(told)
+            except Exception:
+                log.exception("a listener failed at %r", event)
+
+
+def _write_to_log(told: Mapping[str, Any]) -> None:
+    """Write the events that people want to read into the log."""
+    event, node = told["event"], told["node"]
+    if event == "resource changed":
+        log.info(
+            "%s: %s %s: %s", node, told["resource"], told["action"], ", ".join(told["changes"])
+        )
+    elif event == "resource failed":
+        log.error("%s: %s %s failed: %s", node, told["resource"], told["action"], told["error"])
+    elif event == "resource waiting":
+        log.info("%s: %s: %s: %s", node, told["resource"], told["wait"], told["last"])
+    elif event == "run waiting":
+        log.info("%s: run %s waits for %s", node, told["run_id"], told["holder"])
+    elif event == "run started":
+        log.info("%s: run %s started: %s", node, told["run_id"], ", ".join(told["run_list"]))
+    elif event == "run ended":
+        report = told["report"]
+        why = f": {report['error']}" if report["error"] else ""
+        log.info(
+            "%s: run %s %s after %s s%s",
+            node,
+            told["run_id"],
+            report["state"],
+            report["seconds"],
+            why,
+        )
