@@ -34,10 +34,8 @@ def test_eventually_raises_the_last_ignored_error_when_the_time_is_over():
 def test_a_process_whose_parent_is_gone_is_found():
     script = textwrap.dedent("""
         import subprocess, sys
-        nothing = subprocess.DEVNULL
-        child = subprocess.Popen(
-            [sys.executable, "-c", "input()"], stdout=nothing, stderr=nothing, start_new_session=True
-        )
+        silent = dict(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        child = subprocess.Popen([sys.executable, "-c", "input()"], start_new_session=True, **silent)
         print(child.pid, flush=True)
     """)
     read, write = os.pipe()
