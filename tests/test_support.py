@@ -35,7 +35,8 @@ def test_a_process_whose_parent_is_gone_is_found():
     script = textwrap.dedent("""
         import subprocess, sys
         silent = dict(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        child = subprocess.Popen([sys.executable, "-c", "input()"], start_new_session=True, **silent)
+        command = [sys.executable, "-c", "input()"]
+        child = subprocess.Popen(command, start_new_session=True, **silent)
         print(child.pid, flush=True)
     """)
     read, write = os.pipe()
