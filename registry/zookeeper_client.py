@@ -1,0 +1,173 @@
+"""kazoo's client, with the four things it lacks.
+
+It tells what timeout the server really granted, and when a server was last
+heard of; it opens its connections within 2 s and, for TLS, trusts no other
+authority than the one it is given; it reconnects within 2 s however long the
+outage was; and its connection can be cut from outside, so that closing ends
+in bounded time.
+
+Nothing else of our code reaches into kazoo.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import socket
+import ssl
+from collections.abc import Callable
+from typing import Any
+
+from kazoo.client import KazooClient, KazooState
+from kazoo.handlers.threading import SequentialThreadingHandler
+from kazoo.protocol.connection import PING_XID, ConnectionHandler
+from kazoo.protocol.serialization import Connect
+from kazoo.protocol.states import KeeperState
+from kazoo.retry import KazooRetry
+from kazoo.security import CREATOR_ALL_ACL, OPEN_ACL_UNSAFE
+
+from registry.contract import RegistrySettings, WrongRegistry
+from registry.zookeeper_address import Address
+from registry.zookeeper_guard import Guard
+
+_CONNECT_TIMEOUT = 2.0
+_RECONNECT = {"max_tries": -1, "delay": 0.1, "backoff": 2, "max_delay": 2, "max_jitter": 0.25}
+
+# A line for each of its attempts says nothing that our own line has not said.
+_kazoo_log = logging.getLogger("registry.zookeeper.kazoo")
+_kazoo_log.setLevel(logging.ERROR)
+
+
+class _Handler(SequentialThreadingHandler):  # type: ignore[misc]
+    """kazoo's threads, with our own way to open a connection."""
+
+    def __init__(self, context: ssl.SSLContext | None) -> None:
+        super().__init__()
+        self._context = context
+
+    def create_connection(
+        self,
+        address: tuple[str, int],
+        hostname: str | None = None,
+        timeout: float | None = None,
+        **_: Any,
+    ) -> socket.socket:
+        """Connect to one server; a silent one costs 2 s, not a session timeout."""
+        bound = min(timeout or _CONNECT_TIMEOUT, _CONNECT_TIMEOUT)
+        connection = socket.create_connection(address, bound)
+        try:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if self._context is None:
+                return connection
+            return self._context.wrap_socket(connection, server_hostname=hostname)
+        except BaseException:
+            connection.close()
+            raise
+
+
+class _Connection(ConnectionHandler):  # type: ignore[misc]
+    """kazoo's connection, which tells the guard what it otherwise keeps to itself."""
+
+    def __init__(self, client: Client, retry: KazooRetry, guard: Guard) -> None:
+        super().__init__(client, retry, logger=_kazoo_log)
+        self._guard = guard
+        self._ping_sent = guard.now()
+
+    def _invoke(self, timeout: float, request: Any, xid: int | None = None) -> Any:
+        started = self._guard.now()
+        result = super()._invoke(timeout, request, xid)
+        if isinstance(request, Connect):
+            answer = result[0]
+            # No timeout granted means: that session has ended.
+            if answer.time_out > 0:
+                self._guard.begin(answer.session_id, answer.time_out / 1000, started)
+        return result
+
+    def _send_ping(self, connect_timeout: float) -> None:
+        self._ping_sent = self._guard.now()
+        super()._send_ping(connect_timeout)
+
+    def _read_header(self, timeout: float) -> Any:
+        answer = super()._read_header(timeout)
+        if answer[0].xid == PING_XID:
+            self._guard.heard(self._ping_sent)
+        return answer
+
+    def local_host(self) -> str | None:
+        """Return the address of our end, None without a connection."""
+        with contextlib.suppress(AttributeError, OSError):
+            return str(self._socket.getsockname()[0])
+        return None
+
+    def cut(self) -> None:
+        """Break the connection under the thread that waits for it."""
+        with contextlib.suppress(AttributeError, OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+
+
+class Client(KazooClient):  # type: ignore[misc]
+    """One connection to an ensemble.
+
+    Args:
+        address: where it is.
+        settings: session timeout and TLS.
+        guard: is told of sessions and answers.
+        changed: called with kazoo's state after it changed, on kazoo's
+            thread: it must neither block nor ask ZooKeeper.
+    """
+
+    def __init__(
+        self,
+        address: Address,
+        settings: RegistrySettings,
+        guard: Guard,
+        changed: Callable[[KazooState], None],
+    ) -> None:
+        context = _tls_context(settings)
+        self.is_secured = bool(address.user or settings.zookeeper_cert)
+        super().__init__(
+            hosts=address.connection_string,
+            timeout=settings.session_timeout,
+            handler=_Handler(context),
+            default_acl=CREATOR_ALL_ACL if self.is_secured else OPEN_ACL_UNSAFE,
+            auth_data=[("digest", f"{address.user}:{address.password}")] if address.user else [],
+            connection_retry=dict(_RECONNECT),
+            logger=_kazoo_log,
+            use_ssl=context is not None,
+        )
+        self._connection = _Connection(self, self._conn_retry.copy(), guard)
+        self.add_listener(changed)
+
+    def wait_until_connected(self, timeout: float) -> bool:
+        """Wait for a connection; say whether there is one."""
+        return bool(self._live.wait(max(0.0, timeout)))
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether a server turned our credentials down; it will not try again."""
+        return bool(self.client_state == KeeperState.AUTH_FAILED)
+
+    @property
+    def has_given_up(self) -> bool:
+        """Whether its thread has ended without being asked to."""
+        return self._connection.connection_stopped.is_set() and not self._stopped.is_set()
+
+    def local_host(self) -> str | None:
+        """Return the address of our end of the connection, None without one."""
+        return self._connection.local_host()
+
+    def cut(self) -> None:
+        """Break the connection; kazoo makes a new one unless it is being stopped."""
+        self._connection.cut()
+
+
+def _tls_context(settings: RegistrySettings) -> ssl.SSLContext | None:
+    if not (settings.zookeeper_ca or settings.zookeeper_cert):
+        return None
+    try:
+        context = ssl.create_default_context(cafile=settings.zookeeper_ca)
+        if settings.zookeeper_cert:
+            context.load_cert_chain(settings.zookeeper_cert, settings.zookeeper_key)
+    except OSError as error:
+        raise WrongRegistry(f"the files for TLS to ZooKeeper cannot be used: {error}") from None
+    return context

@@ -1,0 +1,504 @@
+"""Standing in line for a lock: one attempt, from the first step to the grant.
+
+All contenders stand in one line, each watching the one before it; only the
+first looks at the slots. When one is free it takes the slot and leaves the
+line in a single transaction, which wakes exactly the next one.
+
+What is found out twice: that an entry is ours (its name carries an id of this
+attempt, and its owner is our session), and that a claim whose answer was lost
+was done or not (what stands in the slot carries the same id).
+"""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import threading
+import time
+import uuid
+from collections.abc import Callable, Container
+from dataclasses import dataclass
+
+from kazoo.exceptions import NodeExistsError, NoNodeError
+from kazoo.protocol.states import ZnodeStat
+
+from registry.contract import (
+    OPERATION_TIMEOUT,
+    Cancel,
+    Holder,
+    LockCancelled,
+    LockOwner,
+    LockState,
+    LockTimeout,
+    RegistryError,
+    RegistryUnavailable,
+    SessionState,
+)
+from registry.zookeeper_chores import Chores
+from registry.zookeeper_lock import Claim, Keeper, Places, ZooKeeperLock
+from registry.zookeeper_requests import Refused, Requests
+from registry.zookeeper_session import Session
+from registry.zookeeper_watches import Hub
+
+_log = logging.getLogger(__name__)
+
+_RECHECK = 10.0
+"""Seconds after which a waiter looks without having been woken: a watch may be lost."""
+
+_PAUSE_IN_OUTAGE = 0.5
+_CANCEL_CHECK = 0.25
+_SHORTEST_TIMEOUT = 1.0
+_GRACE = 0.2
+"""Seconds after the deadline in which a waiter that was just woken looks once more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Slots:
+    """The slots of a lock as one look found them.
+
+    Attributes:
+        held: who holds which slot; None for what cannot be read.
+        unclean: marks whose holders are gone without a clean end, by path.
+    """
+
+    held: dict[int, Claim | None]
+    unclean: dict[str, tuple[int, Claim | None]]
+
+    @classmethod
+    def look(cls, requests: Requests, places: Places, hub: Hub) -> Slots:
+        """Read all of it, with watches for whatever may free a slot."""
+        numbers = _numbers(requests.children(places.slots, hub.fired))
+        nodes = requests.get_many([places.slot(number) for number in numbers])
+        held = {
+            number: Claim.parse(node[0])
+            for number, node in zip(numbers, nodes, strict=True)
+            if node is not None
+        }
+        found = requests.children(places.marks, hub.fired)
+        names = found[0] if found else []
+        live = {f"{number}.{claim.attempt}" for number, claim in held.items() if claim}
+        stale = [name for name in names if name not in live]
+        nodes = requests.get_many([f"{places.marks}/{name}" for name in stale])
+        unclean = {
+            f"{places.marks}/{name}": (_slot_of(name), Claim.parse(node[0]))
+            for name, node in zip(stale, nodes, strict=True)
+            if node is not None
+        }
+        return cls(held, unclean)
+
+
+class UncleanEnds:
+    """Since when this process knows of each unclean end; the lock-delay is counted from there."""
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self._now = now
+        self._lock = threading.Lock()
+        self._first_seen: dict[str, float] = {}
+
+    def age(self, mark: str) -> float:
+        """Return seconds since a left-behind mark was first asked for."""
+        now = self._now()
+        with self._lock:
+            return now - self._first_seen.setdefault(mark, now)
+
+    def keep_only(self, folder: str, marks: Container[str]) -> None:
+        """Forget the marks of one lock that are not among `marks`."""
+        with self._lock:
+            for mark in list(self._first_seen):
+                if mark.startswith(f"{folder}/") and mark not in marks:
+                    del self._first_seen[mark]
+
+
+class Attempt:
+    """One `acquire`: stands in line until it has a slot, or its time is over.
+
+    Used by one thread, once.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        hub: Hub,
+        chores: Chores,
+        keeper: Keeper,
+        unclean: UncleanEnds,
+        places: Places,
+        lockid: str,
+        owner: LockOwner,
+        wait: float | None,
+        slots: int,
+        cancelled: threading.Event | None,
+    ) -> None:
+        self._session = session
+        self._hub = hub
+        self._chores = chores
+        self._keeper = keeper
+        self._unclean = unclean
+        self._places = places
+        self._lockid = lockid
+        self._owner = owner
+        self._slots = slots
+        self._cancelled = cancelled
+        self._unreachable: RegistryUnavailable | None = None
+        self._began = time.monotonic()
+        self._deadline = None if wait is None else self._began + max(0.0, wait)
+        self._woken = threading.Event()
+        self._listening: list[Cancel] = []
+        self._was_in_line = False
+        self._next_look = _RECHECK
+        self._since = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        self._new_attempt()
+
+    def _begin_anew(self) -> None:
+        """Give the place in line up: it went with its session, or was taken from us."""
+        if self._entering or self._claiming is not None:
+            self._remove_later()
+        self._new_attempt()
+
+    def _new_attempt(self) -> None:
+        self._claim = Claim.of(self._owner, uuid.uuid4().hex, self._since, self._slots)
+        self._entry: str | None = None
+        self._entering = False
+        self._claiming: int | None = None
+        self._session_id: int | None = None
+
+    def run(self, holders: Callable[[], tuple[Holder, ...]]) -> ZooKeeperLock:
+        """Wait for a slot and take it; see `Registry.acquire`.
+
+        Args:
+            holders: who has it, for the error.
+        """
+        try:
+            while True:
+                lock = self._step()
+                if lock is not None:
+                    return lock
+                self._sleep_until_woken(holders)
+        except BaseException:
+            self._leave()
+            raise
+        finally:
+            self._stop_listening()
+
+    def _step(self) -> ZooKeeperLock | None:
+        """Do what can be done now; return the lock if that was the last of it."""
+        self._next_look = _RECHECK
+        self._woken.clear()
+        try:
+            if self._entry is not None and self._session.guard.session != self._session_id:
+                self._begin_anew()
+            if self._entry is None:
+                self._enter_line()
+            lock = self._advance()
+        except RegistryUnavailable as error:
+            # Once in line an outage is waited out; it is the deadline that ends it.
+            if not self._was_in_line or self._session.state() is SessionState.CLOSED:
+                raise
+            self._unreachable = error
+            self._next_look = _PAUSE_IN_OUTAGE
+            return None
+        self._unreachable = None
+        return lock
+
+    def _requests(self) -> Requests:
+        """Begin a step that does not outlast the deadline by more than a second."""
+        if self._deadline is None or not self._was_in_line:
+            return self._session.requests()
+        remaining = self._deadline - time.monotonic()
+        return self._session.requests(min(OPERATION_TIMEOUT, max(_SHORTEST_TIMEOUT, remaining)))
+
+    # --- getting into the line
+
+    def _enter_line(self) -> None:
+        requests = self._requests()
+        requests.exists(self._places.line)  # so that there is a session to speak of
+        session = self._session.guard.session
+        path = f"{self._places.line}/{self._claim.attempt}."
+        data = self._claim.encoded()
+        while True:
+            self._entering = True
+            try:
+                created, stat = requests.create_in_sequence(path, data)
+            except NoNodeError:
+                self._lay_out(requests)
+                continue
+            except RegistryUnavailable as error:
+                if not error.may_have_happened:
+                    raise
+                found = self._find_entry(self._requests())
+                if found is None:
+                    raise
+                created, stat = found
+            break
+        self._entering = False
+        if stat.ephemeralOwner != session:
+            # Made in a session that began in between, or of one that is ending.
+            if stat.ephemeralOwner != self._session.guard.session:
+                self._begin_anew()
+                raise RegistryUnavailable(self._session.url, "the session has just ended")
+            session = stat.ephemeralOwner
+        self._entry, self._session_id = created.rpartition("/")[2], session
+        self._was_in_line = True
+
+    def _lay_out(self, requests: Requests) -> None:
+        """Make the folders of a lock that nobody used before, or that was tidied away."""
+        steps = requests.transaction()
+        for folder in self._places.all:
+            steps.create(folder)
+        try:
+            steps.commit()
+        except Refused as refusal:
+            if isinstance(refusal.error, NodeExistsError):
+                return
+            raise RegistryUnavailable(
+                self._session.url, f"no place for locks ({refusal})"
+            ) from None
+
+    def _find_entry(self, requests: Requests) -> tuple[str, ZnodeStat] | None:
+        """Return our entry in the line and its stat, if it stands."""
+        for name in requests.names(self._places.line):
+            if name.startswith(f"{self._claim.attempt}."):
+                stat = requests.exists(f"{self._places.line}/{name}")
+                if stat is not None:
+                    return name, stat
+        return None
+
+    # --- moving on
+
+    def _advance(self) -> ZooKeeperLock | None:
+        """Look where we stand; take a slot if we are first and one is free."""
+        self._stop_listening()
+        requests = self._requests()
+        line = in_order(requests.names(self._places.line))
+        if self._entry not in line:
+            lock = self._find_claim(requests)
+            if lock is None:
+                self._begin_anew()
+                self._woken.set()
+            return lock
+        place = line.index(self._entry)
+        if place > 0:
+            before = f"{self._places.line}/{line[place - 1]}"
+            self._listen(before)
+            if requests.exists(before, self._hub.fired) is None:
+                self._woken.set()
+            return None
+        self._listen(self._places.slots)
+        self._listen(self._places.marks)
+        slots = Slots.look(requests, self._places, self._hub)
+        free = self._free_slot(slots)
+        return None if free is None else self._take(requests, free, slots)
+
+    def _free_slot(self, slots: Slots) -> int | None:
+        """Return a slot that may be taken now.
+
+        A slot whose holder ended uncleanly counts as held for the lock-delay:
+        what it had begun may still be going on.
+        """
+        self._unclean.keep_only(self._places.marks, slots.unclean)
+        occupied = set(slots.held)
+        counts = [self._slots, *(claim.slots for claim in slots.held.values() if claim)]
+        for mark, (number, claim) in slots.unclean.items():
+            remaining = self._delay_left(mark, claim)
+            if remaining > 0:
+                occupied.add(number)
+                counts.append(claim.slots if claim else self._slots)
+                self._next_look = min(self._next_look, remaining)
+        in_force = min(counts)
+        if len(occupied) >= in_force:
+            return None
+        return next(number for number in range(in_force) if number not in occupied)
+
+    def _delay_left(self, mark: str, claim: Claim | None) -> float:
+        """Return seconds until a mark that was left behind counts no more."""
+        if claim is not None and self._claim.is_past_of_same_node(claim):
+            return 0.0
+        return self._session.lock_delay - self._unclean.age(mark)
+
+    def _take(self, requests: Requests, number: int, slots: Slots) -> ZooKeeperLock | None:
+        """Take a free slot and leave the line, in one transaction."""
+        since = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        self._claim = Claim.of(self._owner, self._claim.attempt, since, self._slots)
+        data = self._claim.encoded()
+        steps = requests.transaction()
+        steps.delete(f"{self._places.line}/{self._entry}")
+        steps.create(self._places.slot(number), data, ephemeral=True)
+        for mark, (_, claim) in slots.unclean.items():
+            if self._delay_left(mark, claim) <= 0:
+                steps.delete(mark)
+        steps.create(self._places.mark(number, self._claim.attempt), data)
+        self._claiming = number
+        try:
+            steps.commit()
+        except Refused:
+            self._woken.set()  # something changed under our hands: look again
+            self._next_look = 0.0
+            time.sleep(0.01)
+            return None
+        return self._find_claim(requests)
+
+    def _find_claim(self, requests: Requests) -> ZooKeeperLock | None:
+        """Return the lock if the slot we claimed is surely ours."""
+        if self._claiming is None or self._session_id is None:
+            return None
+        found = requests.get(self._places.slot(self._claiming))
+        if found is None or found[1].ephemeralOwner != self._session_id:
+            return None
+        claim = Claim.parse(found[0])
+        if claim is None or claim.attempt != self._claim.attempt:
+            return None
+        lock = ZooKeeperLock(
+            self._lockid,
+            self._places,
+            claim,
+            self._claiming,
+            self._slots,
+            int(found[1].czxid),
+            self._session_id,
+            self._session.guard,
+            self._keeper,
+        )
+        if lock.state() is LockState.LOST:
+            return None
+        self._claiming, self._entry = None, None
+        return lock
+
+    # --- waiting
+
+    def _sleep_until_woken(self, holders: Callable[[], tuple[Holder, ...]]) -> None:
+        """Wait for a change, at most until the deadline.
+
+        Raises:
+            LockTimeout, LockCancelled: the wait is over.
+        """
+        look_at = time.monotonic() + self._next_look
+        while True:
+            if self._cancelled is not None and self._cancelled.is_set():
+                raise LockCancelled(self._lockid)
+            now = time.monotonic()
+            if self._deadline is not None and now >= self._deadline:
+                if self._unreachable is not None:
+                    raise self._unreachable
+                # What woke us may have been the lock falling free: one look more, not many.
+                if not self._woken.is_set() or now >= self._deadline + _GRACE:
+                    raise LockTimeout(self._lockid, now - self._began, holders())
+            if self._woken.is_set() or now >= look_at:
+                return
+            pause = look_at - now
+            if self._deadline is not None:
+                pause = min(pause, self._deadline - now)
+            if self._cancelled is not None:
+                pause = min(pause, _CANCEL_CHECK)
+            self._woken.wait(max(0.0, pause))
+
+    def _listen(self, path: str) -> None:
+        self._listening.append(self._hub.listen(path, self._woken.set))
+
+    def _stop_listening(self) -> None:
+        for stop in self._listening:
+            stop()
+        self._listening.clear()
+
+    # --- leaving
+
+    def _leave(self) -> None:
+        """Take back whatever we may have entered, now or later."""
+        if self._entry is None and not self._entering and self._claiming is None:
+            return
+        try:
+            if self._traces().remove(timeout=_SHORTEST_TIMEOUT) and not self._entering:
+                return
+        except RegistryError as error:
+            _log.debug("lock %r: the wait's entry is removed later: %s", self._lockid, error)
+        self._remove_later()
+
+    def _remove_later(self) -> None:
+        self._chores.add(f"leave the line of lock {self._lockid!r}", self._traces().remove_for_sure)
+
+    def _traces(self) -> Traces:
+        return Traces(self._session, self._places, self._claim.attempt, self._claiming)
+
+
+class Traces:
+    """What an attempt that was given up may have left, and may yet come into being.
+
+    A request whose answer never came can still be on its way, so one look that
+    finds nothing is not enough.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        places: Places,
+        attempt: str,
+        slot: int | None,
+    ) -> None:
+        self._session = session
+        self._places = places
+        self._attempt = attempt
+        self._slot = slot
+        self._clean_looks = 0
+
+    def remove(self, timeout: float = OPERATION_TIMEOUT) -> bool:
+        """Remove what is there; say whether anything was."""
+        requests = self._session.requests(timeout)
+        requests.sync(self._places.folder)
+        removed = False
+        for name in requests.names(self._places.line):
+            if name.startswith(f"{self._attempt}."):
+                removed = requests.delete(f"{self._places.line}/{name}") or removed
+        if self._slot is not None:
+            removed = give_back(requests, self._places, self._slot, self._attempt) or removed
+        if removed:
+            tidy(requests, self._places)
+        return removed
+
+    def remove_for_sure(self) -> bool:
+        """Do the same for `Chores`, until two looks in a row find nothing."""
+        self._clean_looks = 0 if self.remove() else self._clean_looks + 1
+        return self._clean_looks >= 2
+
+
+def give_back(requests: Requests, places: Places, slot: int, attempt: str) -> bool:
+    """Remove the mark of an attempt, and its slot if it still has it; say whether it had a mark."""
+    steps = requests.transaction()
+    # Where this mark stands nobody else can have the slot: who takes it removes the mark.
+    steps.delete(places.mark(slot, attempt))
+    steps.delete(places.slot(slot))
+    try:
+        steps.commit()
+    except Refused as refusal:
+        if refusal.step == 0:
+            return False
+        return requests.delete(places.mark(slot, attempt))
+    return True
+
+
+def tidy(requests: Requests, places: Places) -> None:
+    """Remove the folders of a lock that nobody uses, without waiting for the answer."""
+    steps = requests.transaction()
+    steps.delete_all(reversed(places.all))
+    steps.commit_later(lambda _: None)
+
+
+def _numbers(found: object) -> list[int]:
+    """Return the slots among the names of `Requests.children`."""
+    names = found[0] if isinstance(found, tuple) else []
+    return sorted(int(name) for name in names if name.isascii() and name.isdecimal())
+
+
+def _slot_of(mark: str) -> int:
+    number = mark.partition(".")[0]
+    return int(number) if number.isascii() and number.isdecimal() else 0
+
+
+def in_order(line: list[str]) -> list[str]:
+    """Sort a line by ZooKeeper's number, as a number; what is not ours stands last."""
+
+    def place(name: str) -> tuple[int, str]:
+        try:
+            return int(name.rpartition(".")[2]), name
+        except ValueError:
+            return 2**31, name
+
+    return sorted(line, key=place)

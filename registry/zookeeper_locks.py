@@ -1,0 +1,332 @@
+"""All locks of a registry, and the thread that looks after those we hold.
+
+While something is held, each lock's mark is written every quarter of the
+session timeout, in one transaction that demands its slot. The answer proves
+three things at once: the session stands, the slot is there, and it is ours.
+The write is not waited for: a server that answers late is no reason to look
+late at the clock, which is what says that a lock has become doubtful.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from dataclasses import dataclass
+
+from registry.contract import (
+    OPERATION_TIMEOUT,
+    Cancel,
+    Holder,
+    LockError,
+    LockOwner,
+    LockState,
+    LockStatus,
+    RecordInvalid,
+    RegistryError,
+    RegistryUnavailable,
+)
+from registry.records import unquote
+from registry.zookeeper_chores import Chores
+from registry.zookeeper_line import Attempt, UncleanEnds, give_back, in_order, tidy
+from registry.zookeeper_lock import Claim, Places, ZooKeeperLock
+from registry.zookeeper_requests import Refused, Requests
+from registry.zookeeper_session import Session
+from registry.zookeeper_watches import Callback, Hub, Watches
+
+_log = logging.getLogger(__name__)
+
+_RELEASE_TIMEOUT = 2.0
+
+
+@dataclass(slots=True, eq=False)
+class _Kept:
+    """A lock we hold, as the keeper sees it."""
+
+    lock: ZooKeeperLock
+    stop_listening: Cancel
+    told: LockState = LockState.HELD
+    confirm_at: float = 0.0
+    is_watched: bool = False
+
+
+class Locks:
+    """The locks of a registry."""
+
+    def __init__(
+        self, session: Session, watches: Watches, hub: Hub, chores: Chores, root: str
+    ) -> None:
+        self._session = session
+        self._watches = watches
+        self._hub = hub
+        self._chores = chores
+        self._folder = f"{root}/locks"
+        self._unclean = UncleanEnds(session.guard.now)
+        self._lock = threading.Lock()
+        self._kept: list[_Kept] = []
+        self._woken = threading.Event()
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+        session.wake_on_change(self._woken.set)
+
+    @property
+    def folders(self) -> tuple[str, ...]:
+        """Return what must be there before a lock is asked for."""
+        return (self._folder,)
+
+    # --- taking
+
+    def acquire(
+        self,
+        lockid: str,
+        owner: LockOwner,
+        wait: float | None,
+        slots: int,
+        cancelled: threading.Event | None,
+    ) -> ZooKeeperLock:
+        """Wait in line for a slot and take it; see `Registry.acquire`."""
+        if slots < 1:
+            raise LockError(lockid, f"a lock cannot have {slots} slots")
+        attempt = Attempt(
+            self._session,
+            self._hub,
+            self._chores,
+            self,
+            self._unclean,
+            Places.of(self._folder, lockid),
+            lockid,
+            owner,
+            wait,
+            slots,
+            cancelled,
+        )
+        lock = attempt.run(lambda: self._holders_for_error(lockid))
+        self._keep(lock)
+        return lock
+
+    def _holders_for_error(self, lockid: str) -> tuple[Holder, ...]:
+        try:
+            return self._status(self._session.requests(0.5), lockid).holders
+        except RegistryError:
+            return ()
+
+    def release(self, lock: ZooKeeperLock) -> None:
+        """Remove a slot and its mark, now or later (for `ZooKeeperLock`)."""
+        try:
+            requests = self._session.requests(_RELEASE_TIMEOUT)
+            give_back(requests, lock.places, lock.slot, lock.claim.attempt)
+            tidy(requests, lock.places)
+        except RegistryUnavailable as error:
+            _log.info("lock %r is given back later: %s", lock.lockid, error)
+            self._chores.add(f"release lock {lock.lockid!r}", lambda: self._release_later(lock))
+        finally:
+            self._woken.set()
+
+    def _release_later(self, lock: ZooKeeperLock) -> bool:
+        requests = self._session.requests()
+        give_back(requests, lock.places, lock.slot, lock.claim.attempt)
+        tidy(requests, lock.places)
+        return True
+
+    # --- looking after what we hold
+
+    def wake(self) -> None:
+        """Look at all locks now (for `ZooKeeperLock`)."""
+        self._woken.set()
+
+    def _keep(self, lock: ZooKeeperLock) -> None:
+        kept = _Kept(lock, lambda: None)
+
+        def look() -> None:
+            kept.confirm_at, kept.is_watched = 0.0, False
+            self._woken.set()
+
+        kept.stop_listening = self._hub.listen(lock.places.slot(lock.slot), look)
+        # The claim itself was a write; the first look is for the watch.
+        with self._lock:
+            self._kept.append(kept)
+            if self._thread is None and not self._stopping.is_set():
+                self._thread = threading.Thread(
+                    target=self._run, name="flock-registry-locks", daemon=True
+                )
+                self._thread.start()
+        self._woken.set()
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            with self._lock:
+                kept = list(self._kept)
+            # An eighth, so that doubt is told soon after it begins.
+            self._woken.wait(self._session.guard.granted / 8 if kept else None)
+            self._woken.clear()
+            with self._lock:
+                kept = list(self._kept)
+            for one in kept:
+                self._look_after(one)
+
+    def _look_after(self, kept: _Kept) -> None:
+        lock = kept.lock
+        state = lock.state()
+        if state in {LockState.HELD, LockState.DOUBTFUL}:
+            self._confirm_if_due(kept)
+        if state is not kept.told:
+            kept.told = state
+            self._watches.post(lambda: lock.tell(state))
+        if state in {LockState.LOST, LockState.RELEASED}:
+            kept.stop_listening()
+            with self._lock:
+                self._kept.remove(kept)
+        if state is LockState.LOST:
+            _log.warning("lock %r is lost%s", lock.lockid, ": it was broken" * lock.was_broken)
+            # Not before the callbacks have run: what stands says "somebody may still work on it".
+            self._watches.post(
+                lambda: self._chores.add(
+                    f"clear lock {lock.lockid!r}", lambda: self._clear_after_loss(lock)
+                )
+            )
+
+    def _confirm_if_due(self, kept: _Kept) -> None:
+        now = self._session.guard.now()
+        if now < kept.confirm_at or not self._session.is_connected:
+            return
+        lock = kept.lock
+        try:
+            requests = self._session.requests()
+        except RegistryUnavailable:
+            return  # closed
+        slot, mark = lock.fence
+        if not kept.is_watched:
+            kept.is_watched = requests.watch_later(slot, self._hub.fired)
+        steps = requests.transaction()
+        steps.check(slot)
+        steps.set(mark, lock.claim.encoded())
+
+        def done(refusal: Refused | None) -> None:
+            if refusal is not None and self._session.guard.session == lock.session:
+                lock.lose(broken=True)
+
+        if steps.commit_later(done):
+            kept.confirm_at = now + self._session.guard.granted / 4
+
+    def _clear_after_loss(self, lock: ZooKeeperLock) -> bool:
+        """Take our slot away if it still stands; say that we know of a break by removing the mark.
+
+        After a break that is all the next holder waits for. After a lost
+        session the mark stays: the next one waits for the lock-delay.
+        """
+        if lock.state() is LockState.RELEASED:
+            return True  # the release removes both
+        requests = self._session.requests()
+        slot, mark = lock.fence
+        if lock.was_broken:
+            requests.delete(mark)
+            tidy(requests, lock.places)
+            return True
+        steps = requests.transaction()
+        steps.check(mark)
+        steps.delete(slot)
+        try:
+            steps.commit()
+        except Refused as refusal:
+            _log.debug("lock %r: nothing to clear (%s)", lock.lockid, refusal)
+        return True
+
+    def release_all(self, timeout: float) -> None:
+        """Give back all that we hold, as far as it can be done in `timeout` seconds."""
+        deadline = time.monotonic() + timeout
+        with self._lock:
+            kept = list(self._kept)
+        for one in kept:
+            if time.monotonic() < deadline:
+                one.lock.release()
+
+    def stop(self) -> None:
+        """End the thread."""
+        self._stopping.set()
+        self._woken.set()
+        thread = self._thread
+        if thread is not None and threading.current_thread() is not thread:
+            thread.join(OPERATION_TIMEOUT)
+
+    # --- the others
+
+    def status(self, lockid: str) -> LockStatus:
+        """Return who holds and who waits; see `Registry.lock_status`."""
+        return self._status(self._session.requests(), lockid)
+
+    def _status(self, requests: Requests, lockid: str) -> LockStatus:
+        places = Places.of(self._folder, lockid)
+        holders = self._holders(requests, places)
+        claims = self._waiting(requests, places)
+        counts = [claim.slots for _, claim in holders] or [claim.slots for claim in claims]
+        return LockStatus(
+            lockid,
+            min(counts, default=1),
+            tuple(holder for holder, _ in holders),
+            tuple(claim.as_waiter() for claim in claims),
+        )
+
+    def _holders(self, requests: Requests, places: Places) -> list[tuple[Holder, Claim]]:
+        numbers = sorted(int(name) for name in requests.names(places.slots) if name.isdecimal())
+        nodes = requests.get_many([places.slot(number) for number in numbers])
+        found = []
+        for number, node in zip(numbers, nodes, strict=True):
+            claim = Claim.parse(node[0]) if node is not None else None
+            if node is not None and claim is not None:
+                found.append((claim.as_holder(number, int(node[1].czxid)), claim))
+        return found
+
+    def _waiting(self, requests: Requests, places: Places) -> list[Claim]:
+        nodes = requests.get_many(
+            [f"{places.line}/{name}" for name in in_order(requests.names(places.line))]
+        )
+        claims = [Claim.parse(node[0]) for node in nodes if node is not None]
+        return [claim for claim in claims if claim is not None]
+
+    def all(self) -> list[LockStatus]:
+        """Return every lock that is held or waited for; see `Registry.locks`."""
+        requests = self._session.requests()
+        found = []
+        for part in requests.names(self._folder):
+            try:
+                status = self._status(requests, unquote(part))
+            except RecordInvalid:
+                continue  # nothing of ours
+            if status.holders or status.waiting:
+                found.append(status)
+        return sorted(found, key=lambda status: status.lockid)
+
+    def break_lock(self, lockid: str, token: int | None) -> list[Holder]:
+        """Take the lock from its holders; see `Registry.break_lock`."""
+        requests = self._session.requests()
+        places = Places.of(self._folder, lockid)
+        broken = []
+        for holder, claim in self._holders(requests, places):
+            if token is not None and holder.token != token:
+                continue
+            steps = requests.transaction()
+            # The mark stays: who held must first say that he knows.
+            steps.check(places.mark(holder.slot, claim.attempt))
+            steps.delete(places.slot(holder.slot))
+            try:
+                steps.commit()
+            except Refused:
+                continue  # given back meanwhile
+            broken.append(holder)
+        return broken
+
+    def watch(self, lockid: str, changed: Callback) -> Cancel:
+        """Watch a lock; see `Registry.watch_lock`."""
+        places = Places.of(self._folder, lockid)
+        cancel_slots = self._watches.watch_names(places.slots, changed)
+        try:
+            cancel_line = self._watches.watch_names(places.line, changed)
+        except BaseException:
+            cancel_slots()
+            raise
+
+        def cancel() -> None:
+            cancel_slots()
+            cancel_line()
+
+        return cancel
