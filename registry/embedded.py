@@ -171,7 +171,10 @@ class EmbeddedRegistry(Registry):
     # --- what the looking thread does
 
     def _bury(self, sessions: set[str]) -> None:
-        self._locks.bury(sessions)
+        known = {session for (session,) in self._store.rows("SELECT session FROM sessions")}
+        if not sessions & known:
+            return  # everybody notices a death, and somebody was quicker
+        self._locks.bury(sessions & known)
         with self._store.write() as transaction:
             sweep(transaction, self._folder)
 

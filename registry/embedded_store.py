@@ -19,7 +19,7 @@ lost: the counters tell what changed.
 from __future__ import annotations
 
 import contextlib
-import secrets
+import os
 import sqlite3
 import threading
 import time
@@ -363,7 +363,7 @@ class Store:
                 for statement in _TABLES.split(";\n"):
                     connection.execute(statement)
                 connection.execute(
-                    "INSERT INTO meta VALUES ('registry_id', ?)", (secrets.token_hex(16),)
+                    "INSERT INTO meta VALUES ('registry_id', ?)", (os.urandom(16).hex(),)
                 )
                 connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
                 connection.execute(f"PRAGMA user_version = {_LAYOUT}")

@@ -17,7 +17,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import secrets
 import selectors
 import socket
 import time
@@ -110,7 +109,7 @@ class Session:
             self.nudges = None
 
     def _lock_a_new_file(self) -> None:
-        session = secrets.token_hex(8)
+        session = os.urandom(8).hex()
         self._file = os.open(
             self._folder.life_file(session),
             os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC,

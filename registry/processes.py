@@ -16,7 +16,6 @@ import contextlib
 import functools
 import os
 import socket
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,6 +137,8 @@ def _boot_id() -> str:
         return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
     except OSError:
         pass
+    import subprocess  # only where there is no /proc
+
     with contextlib.suppress(OSError, subprocess.SubprocessError):
         return subprocess.run(
             ["sysctl", "-n", "kern.bootsessionuuid"],

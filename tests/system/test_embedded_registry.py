@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import signal
 import sqlite3
 import statistics
@@ -390,3 +391,38 @@ def test_a_newer_layout_is_refused(registry, folder, embedded_url):
 def test_a_url_that_names_no_folder_is_refused(url):
     with pytest.raises(WrongRegistry, match="is not embedded:DIR"):
         EmbeddedRegistry(RegistrySettings(url))
+
+
+# --- kills at any moment -------------------------------------------------------
+
+
+def test_whoever_is_killed_at_whatever_moment_harms_neither_lock_nor_data(
+    registry, embedded_url, folder
+):
+    chance = random.Random(20260131)
+    processes: list[RegistryProcess] = []
+    tokens = []
+    try:
+        for _ in range(20):
+            while len(processes) < 3:
+                processes.append(RegistryProcess(embedded_url))
+                processes[-1].begin("count_up_under_lock", path="n", lockid="web", times=10**6)
+            # No wait for an event: the kill is to come at any moment of their work.
+            time.sleep(chance.uniform(0.0, 0.05))
+            processes.pop(chance.randrange(3)).kill()
+
+            lock = registry.acquire("web", OWNER, wait=SEEN)
+            tokens.append(lock.token)
+            document = registry.read("n")
+            registry.write("n", (document.value if document else 0) + 1, under=lock)
+            lock.release()
+    finally:
+        for process in processes:
+            process.kill()
+    document = registry.read("n")
+    assert document is not None
+    assert document.value == document.version, "no two held the lock at once"
+    assert tokens == sorted(set(tokens))
+    assert registry.locks() == []
+    with contextlib.closing(sqlite3.connect(folder / "registry.sqlite")) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
