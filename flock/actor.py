@@ -14,7 +14,7 @@ import queue
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import FunctionType
-from typing import Any, ClassVar, TypeVar, cast
+from typing import Any, ClassVar, TypeVar
 
 import pykka
 
@@ -128,4 +128,4 @@ def _method(name: str, function: FunctionType) -> Method:
     most = 1_000_000 if takes_rest else len(positional)
     if keyword_needed:
         required, most = 1, 0  # no call without keywords fits: always bind
-    return Method(name, cast("FunctionType", function), signature, required, most)
+    return Method(name, function, signature, required, most)

@@ -71,26 +71,34 @@ class CallOptions:
     under: list[Any] | None = None
 
 
-class OpenCall:
-    """A call that has no answer yet."""
+class CallFuture(Future[Any]):
+    """The future of one call, and what is known of the call until it has an answer."""
 
-    __slots__ = ("deadline", "explicit", "future", "label", "peer", "started", "timeout")
+    deadline: float | None = None
+    """Monotonic seconds at which the watchman ends it; None if nobody but its caller does."""
+
+    is_lifted = False
+    """True once the answer was promised for later and no deadline holds any more."""
 
     def __init__(
-        self, future: Future[Any], peer: Peer, label: str, timeout: float | None, explicit: bool
+        self, call_id: int, peer: Peer, actor: str, method: str, options: CallOptions
     ) -> None:
-        """Note what the caller waits for; `label` names the call in errors."""
-        self.future = future
+        """Note what the caller waits for."""
+        super().__init__()
+        self.call_id = call_id
         self.peer = peer
-        self.label = label
-        self.timeout = timeout
-        self.explicit = explicit
-        self.started = time.monotonic()
-        self.deadline = None if timeout is None else self.started + timeout
+        self.actor = actor
+        self.method = method
+        self.options = options
+
+    @property
+    def label(self) -> str:
+        """The call, for messages: `bender0/flock_api.active()`."""
+        return f"{self.peer.title}/{self.actor or 'node'}.{self.method}()"
 
     def timed_out(self) -> CallTimeout:
         """Return the error for a deadline that passed."""
-        return CallTimeout(self.label, self.timeout or 0.0)
+        return CallTimeout(self.label, self.options.timeout or 0.0)
 
 
 class Calls:
@@ -109,7 +117,7 @@ class Calls:
         self._node_name = node_name
         self._codec = codec
         self._ids = itertools.count(1)
-        self._open: dict[int, OpenCall] = {}
+        self._open: dict[int, CallFuture] = {}
         self._timed = threading.Event()
         self._closed = False
         self._closing = threading.Event()
@@ -135,11 +143,10 @@ class Calls:
             Exception: what the method raised.
         """
         future = self._send(peer, actor, method, args, kwargs, options, urgent=True)
-        open_call = self._open.get(future.call_id)
-        if open_call is not None and not future.wait(open_call.timeout):
+        if not future.wait(options.timeout):
             # A promise of a later answer may have lifted the deadline meanwhile.
-            if open_call.deadline is not None and self._take(future.call_id) is not None:
-                raise open_call.timed_out()
+            if not future.is_lifted and self._open.pop(future.call_id, None) is not None:
+                raise future.timed_out()
         return future.get()
 
     def future(
@@ -160,7 +167,9 @@ class Calls:
         future = self._send(peer, actor, method, args, kwargs, options, urgent=False)
         future.before_wait = peer.flush
         if options.timeout is not None:
-            self._watch_deadlines()
+            future.deadline = time.monotonic() + options.timeout
+            if not self._timed.is_set():
+                self._watch_deadlines()
         return future
 
     def tell(
@@ -196,22 +205,19 @@ class Calls:
         options: CallOptions,
         *,
         urgent: bool,
-    ) -> Future[Any]:
+    ) -> CallFuture:
         call_id = next(self._ids)
-        timeout = options.timeout
         chain = self._chain(call_id)
         self._codec.check_arguments(args, kwargs)
         message = self._codec.encode(
-            (CALL, call_id, actor, method, args, kwargs, timeout, chain, options.under)
+            (CALL, call_id, actor, method, args, kwargs, options.timeout, chain, options.under)
         )
-        future: Future[Any] = Future()
-        future.call_id = call_id
-        label = f"{peer.title}/{actor}.{method}()"
+        future = CallFuture(call_id, peer, actor, method, options)
         # Entered before it is sent: the answer can be faster than we are.
-        self._open[call_id] = OpenCall(future, peer, label, timeout, options.explicit)
+        self._open[call_id] = future
         if self._closed:
             self._open.pop(call_id, None)
-            raise CallCancelled(f"{label}: this flock is closed", may_have_run=False)
+            raise CallCancelled(f"{future.label}: this flock is closed", may_have_run=False)
         try:
             peer.send(message, urgent=urgent)
         except BaseException:
@@ -231,68 +237,59 @@ class Calls:
 
     # --- answers
 
-    def _take(self, call_id: int) -> OpenCall | None:
-        return self._open.pop(call_id, None)
-
-    def answered(self, generation: str, call_id: int, value: Any) -> bool:
-        """Give a call its value; False if nobody there was asked, or nobody waits any more."""
-        open_call = self._open.get(call_id)
-        if open_call is None or open_call.peer.generation != generation:
+    def answered(self, peer: Peer, call_id: int, value: Any) -> bool:
+        """Give a call its value; False if that peer was not asked, or nobody waits any more."""
+        call = self._open.pop(call_id, None)
+        if call is None:
             return False
-        if self._open.pop(call_id, None) is None:
+        if call.peer is not peer:
+            self._open[call_id] = call
             return False
-        open_call.future.set(value)
+        call.set(value)
         return True
 
-    def failed(self, generation: str, call_id: int, error: BaseException) -> bool:
+    def failed(self, peer: Peer, call_id: int, error: BaseException) -> bool:
         """Give a call its error; False as for `answered`."""
-        open_call = self._open.get(call_id)
-        if open_call is None or open_call.peer.generation != generation:
+        call = self._open.get(call_id)
+        if call is None or call.peer is not peer or self._open.pop(call_id, None) is None:
             return False
-        if self._open.pop(call_id, None) is None:
-            return False
-        open_call.future.fail(error)
+        call.fail(error)
         return True
 
-    def accepted(self, generation: str, call_id: int) -> None:
+    def accepted(self, peer: Peer, call_id: int) -> None:
         """Note that the answer was promised for later: lifts a default deadline."""
-        open_call = self._open.get(call_id)
-        if open_call is None or open_call.peer.generation != generation:
-            return
-        if not open_call.explicit:
-            open_call.deadline = None
+        call = self._open.get(call_id)
+        if call is not None and call.peer is peer and not call.options.explicit:
+            call.is_lifted = True
+            call.deadline = None
 
     # --- when the way breaks
 
     def move(self, call_id: int, peer: Peer) -> None:
         """Note that a call that never left goes to another peer, its first one's successor."""
-        open_call = self._open.get(call_id)
-        if open_call is not None:
-            open_call.peer = peer
+        call = self._open.get(call_id)
+        if call is not None:
+            call.peer = peer
 
-    def open_ids(self, generation: str) -> list[int]:
+    def open_ids(self, peer: Peer) -> list[int]:
         """Return the calls to a peer that have no answer."""
-        return [
-            call_id
-            for call_id, open_call in list(self._open.items())
-            if open_call.peer.generation == generation
-        ]
+        return [call_id for call_id, call in list(self._open.items()) if call.peer is peer]
 
     def fail_all(
-        self, generation: str, unsent: Iterable[int], make_error: Callable[[str, bool], CallError]
+        self, peer: Peer, unsent: Iterable[int], make_error: Callable[[str, bool], CallError]
     ) -> None:
         """Fail every open call to a peer.
 
         Args:
-            generation: the peer.
+            peer: the peer.
             unsent: calls that were never given to a connection.
             make_error: from the call's label and whether it may have run.
         """
         surely_not_run = set(unsent)
-        for call_id in self.open_ids(generation):
-            open_call = self._take(call_id)
-            if open_call is not None:
-                open_call.future.fail(make_error(open_call.label, call_id not in surely_not_run))
+        for call_id in self.open_ids(peer):
+            call = self._open.pop(call_id, None)
+            if call is not None:
+                call.fail(make_error(call.label, call_id not in surely_not_run))
 
     def close(self) -> None:
         """Fail everything that is open; calls made later fail at once."""
@@ -300,9 +297,9 @@ class Calls:
         self._closing.set()
         self._timed.set()
         for call_id in list(self._open):
-            open_call = self._take(call_id)
-            if open_call is not None:
-                open_call.future.fail(CallCancelled(f"{open_call.label}: this flock was closed"))
+            call = self._open.pop(call_id, None)
+            if call is not None:
+                call.fail(CallCancelled(f"{call.label}: this flock was closed"))
         with self._watchman_lock:
             watchman = self._watchman
         if watchman is not None and watchman is not threading.current_thread():
@@ -320,28 +317,29 @@ class Calls:
             self._timed.set()
         if self._watchman is None:
             with self._watchman_lock:
-                if self._watchman is None and not self._closed:
+                if not self._has_watchman() and not self._closed:
                     self._watchman = threading.Thread(
                         target=self._end_overdue, name="flock-deadlines", daemon=True
                     )
                     self._watchman.start()
 
+    def _has_watchman(self) -> bool:
+        return self._watchman is not None
+
     def _end_overdue(self) -> None:
-        while not self._closed:
+        while not self._closing.is_set():
             self._timed.wait()
             self._timed.clear()
             # Sleeps on `_timed` again only when no call with a deadline is open.
-            while self._open and not self._closed:
+            while self._open and not self._closing.is_set():
                 now = time.monotonic()
                 timed = False
-                for call_id, open_call in list(self._open.items()):
-                    deadline = open_call.deadline
-                    if deadline is None:
+                for call_id, call in list(self._open.items()):
+                    if call.deadline is None:
                         continue
                     timed = True
-                    # A synchronous caller ends its call itself, and first.
-                    if now >= deadline + _TICK and self._take(call_id) is not None:
-                        open_call.future.fail(open_call.timed_out())
+                    if now >= call.deadline and self._open.pop(call_id, None) is not None:
+                        call.fail(call.timed_out())
                 if not timed:
                     break
                 self._closing.wait(_TICK)

@@ -19,8 +19,6 @@ from typing import Any
 
 import pykka
 
-from flock.actor import Method
-from flock.calls import Peer
 from flock.errors import (
     ActorNotFound,
     BadArguments,
@@ -34,75 +32,11 @@ from flock.errors import (
 from flock.failures import fail_message
 from flock.future import Future
 from flock.messages import ACCEPTED, CALL, MAX_CHAIN, REPLY, Chain
-from flock.supervisor import Supervisor
+from flock.supervisor import Invocation, Supervisor
 from flock.wire import Codec
 from registry.contract import KeyRecord
 
 logger = logging.getLogger(__name__)
-
-
-class CallerPeer(Peer):
-    """A peer that calls us."""
-
-    serving: set[int]
-    last_reply: float
-
-
-class RemoteCall:
-    """A call or tell from a peer, on its way through an actor (`supervisor.Invocation`)."""
-
-    __slots__ = (
-        "_dispatcher",
-        "args",
-        "call_id",
-        "chain",
-        "deadline",
-        "expects_answer",
-        "kwargs",
-        "label",
-        "method",
-        "peer",
-    )
-
-    def __init__(
-        self,
-        dispatcher: Dispatcher,
-        peer: Any,
-        call_id: int,
-        method: Method,
-        args: list[Any],
-        kwargs: dict[str, Any],
-        deadline: float | None,
-        chain: Chain,
-        label: str,
-    ) -> None:
-        """Note the call; an id of 0 is a tell."""
-        self._dispatcher = dispatcher
-        self.peer = peer
-        self.call_id = call_id
-        self.method = method
-        self.args = args
-        self.kwargs = kwargs
-        self.deadline = deadline
-        self.chain = chain
-        self.label = label
-        self.expects_answer = call_id != 0
-
-    def answer(self, value: Any, *, more_wait: bool) -> None:
-        """Send the method's value, or wait for it if the method promised it for later."""
-        if isinstance(value, pykka.Future):
-            self._dispatcher.answer_later(self, value)
-        else:
-            self._dispatcher.reply(self, value, urgent=not more_wait)
-
-    def fail(self, error: BaseException) -> None:
-        """Send an error."""
-        self._dispatcher.reply_failure(self.peer, self.call_id, error)
-
-    def skipped(self) -> None:
-        """Note that the caller's deadline passed before the method began."""
-        self._dispatcher.expired += 1
-        self.peer.serving.discard(self.call_id)
 
 
 class Dispatcher:
@@ -169,7 +103,7 @@ class Dispatcher:
             if misfit is not None:
                 raise BadArguments(f"{actor}.{misfit}")
             hosted.deliver(
-                RemoteCall(
+                Invocation(
                     self,
                     peer,
                     call_id,
@@ -178,7 +112,6 @@ class Dispatcher:
                     kwargs,
                     deadline,
                     _chain_of(chain) if chain else (),
-                    actor,
                 )
             )
         except CallError as error:
@@ -201,9 +134,21 @@ class Dispatcher:
 
     # --- answers out
 
-    def reply(self, call: RemoteCall, value: Any, *, urgent: bool) -> None:
-        """Send a call's value."""
-        self._send_reply(call.peer, call.call_id, value, urgent=urgent)
+    def answer(self, invocation: Invocation, value: Any, *, more_wait: bool) -> None:
+        """Send a method's value, or promise it if it comes later."""
+        if isinstance(value, pykka.Future):
+            self._answer_later(invocation, value)
+        else:
+            self._send_reply(invocation.peer, invocation.call_id, value, urgent=not more_wait)
+
+    def fail(self, invocation: Invocation, error: BaseException) -> None:
+        """Send a method's error."""
+        self.reply_failure(invocation.peer, invocation.call_id, error)
+
+    def skipped(self, invocation: Invocation) -> None:
+        """Note that the caller's deadline passed before the method began."""
+        self.expired += 1
+        invocation.peer.serving.discard(invocation.call_id)
 
     def _send_reply(self, peer: Any, call_id: int, value: Any, *, urgent: bool) -> None:
         try:
@@ -234,27 +179,31 @@ class Dispatcher:
             # the way broke.
             logger.info("an answer to %s was lost: %s", peer.title, error)
 
-    def answer_later(self, call: RemoteCall, promised: pykka.Future[Any]) -> None:
+    def _answer_later(self, invocation: Invocation, promised: pykka.Future[Any]) -> None:
         """Tell the caller that its answer comes later, and send it when it is there."""
+        peer = invocation.peer
         try:
-            call.peer.send(self._codec.encode((ACCEPTED, call.call_id)), urgent=True)
+            peer.send(self._codec.encode((ACCEPTED, invocation.call_id)), urgent=True)
         except CallError as error:
-            logger.info("a promise to %s was lost: %s", call.peer.title, error)
+            logger.info("a promise to %s was lost: %s", peer.title, error)
         if isinstance(promised, Future):
-            promised.on_ready(lambda _: self._settle(call, promised))
+            promised.on_ready(lambda _: self._settle(invocation, promised))
         else:
             # Pykka's own futures have no callback: a thread has to wait.
             threading.Thread(
-                target=self._settle, args=(call, promised), name=f"later-{call.label}", daemon=True
+                target=self._settle,
+                args=(invocation, promised),
+                name=f"later-{invocation.method.name}",
+                daemon=True,
             ).start()
 
-    def _settle(self, call: RemoteCall, promised: pykka.Future[Any]) -> None:
+    def _settle(self, invocation: Invocation, promised: pykka.Future[Any]) -> None:
         try:
             value = promised.get()
         except BaseException as error:
-            call.fail(error)
+            self.fail(invocation, error)
         else:
-            self.reply(call, value, urgent=True)
+            self._send_reply(invocation.peer, invocation.call_id, value, urgent=True)
 
     def missing(self, peer: Any, ids: list[Any]) -> None:
         """Fail those of a peer's open calls that nobody works on here any more."""
@@ -288,4 +237,4 @@ def _chain_of(raw: list[Any]) -> Chain:
     )
     if not well_formed:
         raise CallError("a chain of calls that cannot be read", may_have_run=False)
-    return chain  # type: ignore[return-value]  # checked just above, which mypy cannot follow
+    return chain

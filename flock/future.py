@@ -11,6 +11,7 @@ import asyncio
 import queue
 import sys
 import threading
+from _thread import allocate_lock as _allocate_lock
 from collections.abc import Callable, Generator
 from types import TracebackType
 from typing import Any, TypeVar
@@ -21,9 +22,7 @@ from flock.context import current
 
 T = TypeVar("T")
 
-OptExcInfo = (
-    tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
-)
+OptExcInfo = tuple[type[BaseException] | None, BaseException | None, TracebackType | None]
 
 _callbacks_lock = threading.Lock()
 _NOTHING: Any = object()
@@ -44,15 +43,17 @@ class Future(pykka.Future[T]):
     call_id = 0
     before_wait: Callable[[], None] | None = None
 
+    # Most futures never change these; an attribute of the class costs nothing to set.
+    _get_hook: Any = None
+    _get_hook_result: Any = _NOTHING
+    _value: Any = _NOTHING
+    _error: BaseException | None = None
+    _traceback: TracebackType | None = None
+    _callbacks: list[Callable[[Future[T]], None]] | None = None
+
     def __init__(self) -> None:
         """Make a future without a value."""
-        self._get_hook: Any = None
-        self._get_hook_result: Any = _NOTHING
-        self._value: Any = _NOTHING
-        self._error: BaseException | None = None
-        self._traceback: TracebackType | None = None
-        self._callbacks: list[Callable[[Future[T]], None]] | None = None
-        self._unset = threading.Lock()
+        self._unset = _allocate_lock()
         self._unset.acquire()
 
     def __repr__(self) -> str:
@@ -174,7 +175,8 @@ class Future(pykka.Future[T]):
     def __await__(self) -> Generator[Any, None, T]:
         """Wait without blocking the event loop."""
         if self._get_hook is not None:
-            return (yield from asyncio.to_thread(self.get).__await__())
+            got: T = yield from asyncio.to_thread(self.get).__await__()
+            return got
         if not self.is_ready():
             if self.before_wait is not None:
                 self.before_wait()
@@ -183,7 +185,7 @@ class Future(pykka.Future[T]):
 
             def wake(_: Future[T]) -> None:
                 try:
-                    loop.call_soon_threadsafe(lambda: waiter.done() or waiter.set_result(None))
+                    loop.call_soon_threadsafe(_wake, waiter)
                 except RuntimeError:
                     return  # the loop is closed: nobody waits there any more
 
@@ -193,3 +195,9 @@ class Future(pykka.Future[T]):
         return value
 
     __iter__ = __await__
+
+
+def _wake(waiter: asyncio.Future[None]) -> None:
+    """End an `await` that has not been given up meanwhile."""
+    if not waiter.done():
+        waiter.set_result(None)

@@ -1,8 +1,8 @@
 """What processes say to each other: one table of messages.
 
 A frame is `FRAME_HEADER` (protocol version, sender's `CLOCK_BOOTTIME` in
-nanoseconds) followed by one or more messages, each a msgpack array whose first
-element is its kind. Who sent it is known from the connection's key, never from
+nanoseconds) followed by a msgpack array of one or more messages, each an array
+whose first element is its kind. Who sent it is known from the connection's key, never from
 a message.
 
     kind         fields after the kind                                   limits
@@ -52,7 +52,6 @@ FRAME_HEADER: Final = struct.Struct(">BQ")
 
 MAX_FRAME_BYTES: Final = 16 * 1024 * 1024
 MAX_DEPTH: Final = 32
-MAX_ITEMS: Final = 1_000_000
 MAX_CONTAINERS: Final = 200_000
 MAX_CHAIN: Final = 64
 MAX_NAME_BYTES: Final = 255

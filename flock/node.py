@@ -82,7 +82,7 @@ class Local:
     def send(self, message: bytes, *, urgent: bool, timeout: float | None = None) -> None:
         """Take a message at once, on this thread."""
         with self._lock:
-            decoded = self._codec.decode(frame_of((message,), 0))[1][0]
+            decoded = self._codec.decode(frame_of((message,), 0))[1]
         self._node.take(self, self._record, decoded, 0.0)
 
     def flush(self) -> None:
@@ -196,7 +196,7 @@ class Node:
                 Codec(*self._handles),
                 known=self._admission.known if self._admission is not None else None,
                 heard_hello=self._heard_hello,
-                heard=self._heard,
+                heard=self.take,
             )
             if self._crypto:
                 socket = self._reader.socket
@@ -412,40 +412,36 @@ class Node:
 
         self._peers.heard_hello(connection.key, message, heard)
 
-    def _heard(
-        self, connection: Connection, caller: KeyRecord, message: list[Any], late: float
-    ) -> None:
-        self.take(connection.peer, caller, message, late)
-
-    def take(self, peer: Any, caller: KeyRecord, message: list[Any], late: float) -> None:
-        """Deal with one message of a peer.
+    def take(self, peer: Any, caller: KeyRecord, messages: list[list[Any]], late: float) -> None:
+        """Deal with messages of one peer, in order.
 
         Args:
-            peer: who sent it.
+            peer: who sent them.
             caller: its key record.
-            message: as decoded.
-            late: seconds it took longer than messages of this peer need.
+            messages: as decoded.
+            late: seconds they took longer than messages of this peer need.
         """
-        kind = message[0]
-        if kind == REPLY:
-            if not self.calls.answered(peer.generation, message[1], message[2]):
-                self._reader.counters.late_answers += 1
-        elif kind in (CALL, TELL):
-            seconds = message[6] if kind == CALL else message[5]
-            deadline = None
-            if seconds is not None:
-                deadline = time.clock_gettime(time.CLOCK_BOOTTIME) + seconds - late
-            self.dispatcher.take(peer, caller, message, deadline)
-        elif kind == FAIL:
-            if not self.calls.failed(peer.generation, message[1], error_of(message)):
-                self._reader.counters.late_answers += 1
-        elif kind == ACCEPTED:
-            self.calls.accepted(peer.generation, message[1])
-        elif kind == OPEN_CALLS:
-            self.dispatcher.missing(peer, message[1])
-        elif kind == BYE:
-            self._peers.heard_bye(peer, f"it left: {message[1]}")
-            self._reader.forget(peer.generation)
+        for message in messages:
+            kind = message[0]
+            if kind == REPLY:
+                if not self.calls.answered(peer, message[1], message[2]):
+                    self._reader.counters.late_answers += 1
+            elif kind in (CALL, TELL):
+                seconds = message[6] if kind == CALL else None
+                deadline = None
+                if seconds is not None:
+                    deadline = time.clock_gettime(time.CLOCK_BOOTTIME) + seconds - late
+                self.dispatcher.take(peer, caller, message, deadline)
+            elif kind == FAIL:
+                if not self.calls.failed(peer, message[1], error_of(message)):
+                    self._reader.counters.late_answers += 1
+            elif kind == ACCEPTED:
+                self.calls.accepted(peer, message[1])
+            elif kind == OPEN_CALLS:
+                self.dispatcher.missing(peer, message[1])
+            elif kind == BYE:
+                self._peers.heard_bye(peer, f"it left: {message[1]}")
+                self._reader.forget(peer.generation)
 
     def _methods_of(self, actor: str) -> dict[str, list[str]]:
         """Answer what an actor offers: signature and docstring by method."""

@@ -316,7 +316,7 @@ class Peers:
 
     def _ask_for_open_calls(self, peer: RemotePeer) -> None:
         """Have the peer fail those of our calls whose answer went down with its old lane."""
-        ids = self._calls.open_ids(peer.generation)
+        ids = self._calls.open_ids(peer)
         if ids:
             peer.send(self._codec.encode((OPEN_CALLS, ids)), urgent=True)
 
@@ -441,7 +441,7 @@ class Peers:
                 successor.send(message, urgent=True)
             except CallError as error:
                 if call_id is not None:
-                    self._calls.failed(successor.generation, call_id, error)
+                    self._calls.failed(successor, call_id, error)
         return True
 
     def _fail(
@@ -449,7 +449,7 @@ class Peers:
     ) -> None:
         ids = {self._call_id(message) for message in unsent}
         self._calls.fail_all(
-            peer.generation, [call_id for call_id in ids if call_id is not None], make
+            peer, [call_id for call_id in ids if call_id is not None], make
         )
 
     def _call_id(self, message: bytes) -> int | None:
@@ -477,12 +477,15 @@ class Peers:
         self._orders.append((what, about))
         if self._keeper is None:
             with self._lock:
-                if self._keeper is None and not self._closed:
+                if not self._closed and not self._has_keeper():
                     self._keeper = threading.Thread(
                         target=self._keep, name="flock-keeper", daemon=True
                     )
                     self._keeper.start()
         os.eventfd_write(self._wake, 1)
+
+    def _has_keeper(self) -> bool:
+        return self._keeper is not None
 
     def _keep(self) -> None:
         """Wait for the lanes' events and deadlines."""
@@ -571,7 +574,7 @@ class Peers:
                 watched.deadline is None
                 and now - watched.lane.used > IDLE_AFTER
                 and not watched.peer.serving
-                and not self._calls.open_ids(watched.peer.generation)
+                and not self._calls.open_ids(watched.peer)
             ):
                 self._pool.submit(self._close_idle, watched)
 

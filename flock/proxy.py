@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from types import EllipsisType
 from typing import Any, Protocol
 
 from flock.calls import CallOptions, Calls
@@ -122,7 +123,7 @@ class ActorProxy:
         return method
 
     def options(
-        self, *, timeout: float | None | Unchanged = ..., under: Any = ...
+        self, *, timeout: float | None | EllipsisType = ..., under: list[Any] | None | EllipsisType = ...
     ) -> ActorProxy:
         """Return a proxy of the same actor whose calls are made otherwise.
 
@@ -133,9 +134,9 @@ class ActorProxy:
                 token older than one it has seen.
         """
         changed = self._flock_options
-        if not isinstance(timeout, type(...)):
+        if not isinstance(timeout, EllipsisType):
             changed = replace(changed, timeout=timeout, explicit=timeout is not None)
-        if under is not ...:
+        if not isinstance(under, EllipsisType):
             changed = replace(changed, under=under)
         return ActorProxy(self._flock_runtime, self._flock_node, self._flock_actor, changed)
 
@@ -163,9 +164,6 @@ class ActorProxy:
         except CallError:
             offered = {}
         return [*offered, "options"]
-
-
-Unchanged = type(...)
 
 
 class NodeProxy:

@@ -9,6 +9,7 @@ sending rubbish is ignored for a while.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -49,8 +50,8 @@ class Connection:
         self.generation = ""
         self.lane = 0
         self.peer: Any = None
-        self._offset: float | None = None
-        self._last: float | None = None
+        self._offset = math.inf
+        self._last = math.inf
         self._since = 0.0
 
     def late_by(self, sent: float, arrived: float) -> float:
@@ -61,12 +62,9 @@ class Connection:
         offset = arrived - sent
         if arrived - self._since > _BUCKET:
             self._last, self._offset, self._since = self._offset, offset, arrived
-        elif self._offset is None or offset < self._offset:
+        elif offset < self._offset:
             self._offset = offset
-        least = offset if self._offset is None else self._offset
-        if self._last is not None and self._last < least:
-            least = self._last
-        return offset - least
+        return offset - min(self._offset, self._last)
 
 
 class Counters:
@@ -97,7 +95,7 @@ class Reader:
         *,
         known: Lookup | None,
         heard_hello: Callable[[Connection, list[Any]], None],
-        heard: Callable[[Connection, KeyRecord, list[Any], float], None],
+        heard: Callable[[Any, KeyRecord, list[list[Any]], float], None],
         ignore_for: float = 60.0,
     ) -> None:
         """Make the socket; `bind` gives it an address, `start` begins to read.
@@ -108,8 +106,8 @@ class Reader:
             known: from a key to its record if it may talk; None without
                 encryption.
             heard_hello: takes a HELLO of our protocol.
-            heard: takes any other message, with the caller's record and the
-                frame's lateness in seconds.
+            heard: takes any other messages of one peer, with the caller's
+                record and the frame's lateness in seconds.
             ignore_for: seconds a key that sends rubbish is ignored; 0 for never.
         """
         self.counters = Counters()
@@ -158,8 +156,8 @@ class Reader:
                 route = socket.recv()
                 frame = socket.recv(copy=False)
                 more = 0
-                while socket.getsockopt(zmq.RCVMORE):
-                    socket.recv()  # our frames stand alone; more of them are an offence
+                while frame.more:
+                    frame = socket.recv(copy=False)  # our frames stand alone: an offence
                     more += 1
                 try:
                     if self._take(route, frame, more) is _END:
@@ -178,7 +176,7 @@ class Reader:
                 return _END
         else:
             try:
-                key = frame.get("User-Id").encode()
+                key = str(frame.get("User-Id")).encode()
             except (zmq.ZMQError, AttributeError):
                 # Only a socket of this process comes without a key.
                 return _END if frame.bytes == b"stop" else None
@@ -205,22 +203,30 @@ class Reader:
             self._offence(key, caller, error)
             return None
         late = connection.late_by(stamp * 1e-9, arrived)
-        for message in messages:
-            self._hand_on(connection, caller, message, late)
+        peer = connection.peer
+        if (
+            peer is None
+            or messages[0][0] == HELLO
+            or self._newest.get(connection.generation, 0) > connection.lane
+        ):
+            self._take_closely(connection, caller, messages, late)
+        else:
+            self._heard(peer, caller, messages, late)
         return None
 
-    def _hand_on(
-        self, connection: Connection, caller: KeyRecord, message: list[Any], late: float
+    def _take_closely(
+        self, connection: Connection, caller: KeyRecord, messages: list[list[Any]], late: float
     ) -> None:
-        kind = message[0]
-        if kind == HELLO:
-            self._hello(connection, caller, message)
-        elif connection.peer is None:
-            self.counters.before_hello += 1
-        elif self._newest.get(connection.generation, 0) > connection.lane and kind != BYE:
-            self.counters.superseded += 1
-        else:
-            self._heard(connection, caller, message, late)
+        """Take what comes from a connection that has to say who it is, or is superseded."""
+        for message in messages:
+            if message[0] == HELLO:
+                self._hello(connection, caller, message)
+            elif connection.peer is None:
+                self.counters.before_hello += 1
+            elif self._newest.get(connection.generation, 0) > connection.lane and message[0] != BYE:
+                self.counters.superseded += 1
+            else:
+                self._heard(connection.peer, caller, [message], late)
 
     def _hello(self, connection: Connection, caller: KeyRecord, message: list[Any]) -> None:
         protocol, generation, number = message[1], message[2], message[4]
@@ -237,10 +243,10 @@ class Reader:
 
     def forget(self, generation: str) -> None:
         """Drop what is kept of a peer that is gone."""
-        self._newest.pop(generation, None)
         for route, connection in list(self._connections.items()):
             if connection.generation == generation:
                 self._connections.pop(route, None)
+        self._newest.pop(generation, None)
 
     def _forget_old_connections(self) -> None:
         """Drop connections superseded by a newer lane: ROUTER does not say when one ends."""

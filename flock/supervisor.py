@@ -34,32 +34,60 @@ logger = logging.getLogger(__name__)
 MAX_INBOX = 10_000
 """Calls that wait in an actor's inbox before more are refused."""
 
+_BOOTTIME = time.CLOCK_BOOTTIME
+_boottime_now = time.clock_gettime
+
 FIRST_PAUSE = 0.1
 LONGEST_PAUSE = 30.0
 MAX_RESTARTS = 5
 RESTART_WINDOW = 60.0
 
 
-class Invocation(Protocol):
-    """One call or tell on its way through an actor."""
+class Answerer(Protocol):
+    """Sends what became of a call."""
 
-    method: Method
-    args: list[Any]
-    kwargs: dict[str, Any]
-    chain: Chain
-    deadline: float | None
-    """`CLOCK_BOOTTIME` seconds after which it must not start; None for never."""
-
-    expects_answer: bool
-
-    def answer(self, value: Any, *, more_wait: bool) -> None:
+    def answer(self, invocation: Invocation, value: Any, *, more_wait: bool) -> None:
         """Send the method's value; `more_wait` says that more answers come soon."""
 
-    def fail(self, error: BaseException) -> None:
+    def fail(self, invocation: Invocation, error: BaseException) -> None:
         """Send an error."""
 
-    def skipped(self) -> None:
+    def skipped(self, invocation: Invocation) -> None:
         """Note that the deadline passed before the method began; it is not run."""
+
+
+class Invocation:
+    """One call or tell on its way through an actor.
+
+    Attributes:
+        peer: where it came from.
+        call_id: its number there; 0 for a tell, which wants no answer.
+        deadline: `CLOCK_BOOTTIME` seconds after which it must not start; None for never.
+        chain: the calls that led here.
+    """
+
+    __slots__ = ("answerer", "args", "call_id", "chain", "deadline", "kwargs", "method", "peer")
+
+    def __init__(
+        self,
+        answerer: Answerer,
+        peer: Any,
+        call_id: int,
+        method: Method,
+        args: list[Any],
+        kwargs: dict[str, Any],
+        deadline: float | None,
+        chain: Chain,
+    ) -> None:
+        """Note the call."""
+        self.answerer = answerer
+        self.peer = peer
+        self.call_id = call_id
+        self.method = method
+        self.args = args
+        self.kwargs = kwargs
+        self.deadline = deadline
+        self.chain = chain
 
 
 class HostedActor:
@@ -92,15 +120,19 @@ class HostedActor:
         self._node_name = node_name
         self.actor = actor
         self.table = table
-        self.is_over = False
+        self._over = threading.Event()
         self.busy_with: str | None = None
-        self.busy_since = 0.0
         self._ended = ended
         self._waiting_for = 0
         self._chained: dict[int, Invocation] = {}
         self._chained_lock = threading.Lock()
         self._survives_tells = isinstance(actor, Actor) and actor.survives_tells
         self.thread = threading.Thread(target=self._run, name=f"actor-{name}", daemon=True)
+
+    @property
+    def is_over(self) -> bool:
+        """True once the instance takes no more calls."""
+        return self._over.is_set()
 
     def start(self) -> None:
         """Begin to take calls."""
@@ -123,19 +155,19 @@ class HostedActor:
             DeadlockError: the actor waits for a call of the invocation's own chain.
         """
         inbox: Any = self.actor.actor_inbox
-        if self.is_over:
+        if self._over.is_set():
             raise ActorDead(f"actor {self.name!r} has stopped", may_have_run=False)
         if inbox.qsize() >= MAX_INBOX:
             raise OverloadedError(f"{MAX_INBOX} calls wait already for actor {self.name!r}")
         if invocation.chain:
             self._note_chain(invocation)
         inbox.put(invocation)
-        if self.is_over:
+        if self._over.is_set():
             self._drain()
 
     def _note_chain(self, invocation: Invocation) -> None:
         with self._chained_lock:
-            if self._waiting_for and invocation.expects_answer:
+            if self._waiting_for and invocation.call_id:
                 self._refuse_circle(self._waiting_for, invocation.chain)
             self._chained[id(invocation)] = invocation
 
@@ -143,19 +175,19 @@ class HostedActor:
 
     def begin_wait(self, call_id: int) -> None:
         """Note that this thread waits for a call, and refuse those in the inbox that need us."""
-        refused = []
+        refused: list[tuple[Invocation, DeadlockError]] = []
         with self._chained_lock:
             self._waiting_for = call_id
             for invocation in list(self._chained.values()):
                 try:
                     self._refuse_circle(call_id, invocation.chain)
                 except DeadlockError as error:
-                    if invocation.expects_answer:
+                    if invocation.call_id:
                         del self._chained[id(invocation)]
                         invocation.deadline = 0.0  # it still lies in the inbox: do not start it
                         refused.append((invocation, error))
-        for invocation, error in refused:
-            invocation.fail(error)
+        for invocation, refusal in refused:
+            invocation.answerer.fail(invocation, refusal)
 
     def end_wait(self, call_id: int) -> None:
         """Note that the wait is over."""
@@ -182,11 +214,13 @@ class HostedActor:
             self._stop_flags()
         while not actor.actor_stopped.is_set():
             item: Any = inbox.get()
-            crash = self._pykka_message(item) if hasattr(item, "reply_to") else self._invoke(item)
+            crash = (
+                self._invoke(item) if type(item) is Invocation else self._pykka_message(item)
+            )
             if crash is not None:
                 self._stop_flags()
                 self._tell_failure(crash)
-        self.is_over = True
+        self._over.set()
         self._drain()
         current.actor = None
         self._ended(self, crash)
@@ -196,33 +230,31 @@ class HostedActor:
         if invocation.chain:
             with self._chained_lock:
                 self._chained.pop(id(invocation), None)
-        if (
-            invocation.deadline is not None
-            and time.clock_gettime(time.CLOCK_BOOTTIME) >= invocation.deadline
-        ):
-            invocation.skipped()
+            current.chain = invocation.chain
+        deadline = invocation.deadline
+        if deadline is not None and _boottime_now(_BOOTTIME) >= deadline:
+            invocation.answerer.skipped(invocation)
             return None
         method = invocation.method
-        current.chain = invocation.chain
-        self.busy_since = time.monotonic()
         self.busy_with = method.name
         try:
             value = method.function(self.actor, *invocation.args, **invocation.kwargs)
         except BaseException as error:
             # Also what is no Exception: one actor's sys.exit is not the end of all.
-            if invocation.expects_answer:
-                invocation.fail(error)
+            if invocation.call_id:
+                invocation.answerer.fail(invocation, error)
                 return None
             logger.exception("actor %r: %s failed in a tell", self.name, method.name)
             return None if self._survives_tells else error
         else:
-            if invocation.expects_answer:
+            if invocation.call_id:
                 inbox: Any = self.actor.actor_inbox
-                invocation.answer(value, more_wait=not inbox.empty())
+                invocation.answerer.answer(invocation, value, more_wait=not inbox.empty())
             return None
         finally:
             self.busy_with = None
-            current.chain = ()
+            if invocation.chain:
+                current.chain = ()
 
     def _pykka_message(self, envelope: Any) -> BaseException | None:
         """Handle what came by an actor reference, by Pykka's own rules."""
@@ -256,9 +288,9 @@ class HostedActor:
             error = ActorDead(
                 f"actor {self.name!r} stopped before the call began", may_have_run=False
             )
-            if not hasattr(item, "reply_to"):
-                if item.expects_answer:
-                    item.fail(error)
+            if type(item) is Invocation:
+                if item.call_id:
+                    item.answerer.fail(item, error)
             elif item.reply_to is not None:
                 if isinstance(item.message, _ActorStop):
                     item.reply_to.set(None)
@@ -454,7 +486,7 @@ def _stop(places: Iterable[_Place], timeout: float) -> list[str]:
         if hosted is None or hosted.thread is threading.current_thread():
             continue
         try:
-            hosted.actor.actor_ref.stop(block=False)
+            _ = hosted.actor.actor_ref.stop(block=False)  # the thread's end is the answer
         except pykka.ActorDeadError:
             pass
         hosted.thread.join(max(0.0, deadline - time.monotonic()))

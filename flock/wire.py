@@ -12,6 +12,7 @@ wrong with a frame, `BadFrame` is the only error that comes out.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from typing import Any
@@ -25,7 +26,6 @@ from flock.messages import (
     MAX_CONTAINERS,
     MAX_DEPTH,
     MAX_FRAME_BYTES,
-    MAX_ITEMS,
     PROTOCOL,
 )
 
@@ -56,10 +56,7 @@ def _no_handle(value: Any) -> Sequence[str] | None:
 
 
 class Codec:
-    """Turns messages into bytes and back, for one process.
-
-    `encode` may be used from any thread; `decode` belongs to one thread.
-    """
+    """Turns messages into bytes and back, for one process; any thread may use it."""
 
     def __init__(
         self, pack_handle: PackHandle = _no_handle, make_handle: MakeHandle = tuple
@@ -72,8 +69,6 @@ class Codec:
         """
         self._pack_handle = pack_handle
         self._make_handle = make_handle
-        self._unpacker = self._new_unpacker()
-        self._unpacked = 0  # bytes fed to the unpacker so far: its `tell` never starts again
 
     # --- to bytes
 
@@ -166,51 +161,27 @@ class Codec:
         version, stamp = FRAME_HEADER.unpack_from(frame)
         if version != PROTOCOL:
             raise WrongProtocol(f"protocol version {version}, ours is {PROTOCOL}")
-        small = size <= _SMALL_FRAME_BYTES
-        unpacker = self._unpacker if small else self._counting_unpacker()
-        expected_end = (self._unpacked if small else 0) + size - _HEADER_BYTES
+        hooks = {} if size <= _SMALL_FRAME_BYTES else _counting_hooks()
         try:
-            unpacker.feed(frame[_HEADER_BYTES:])
-            messages: list[list[Any]] = list(unpacker)
-            if unpacker.tell() != expected_end:
-                raise BadFrame("a message is cut off")
+            # What a length in it may say is bounded by the bytes that follow.
+            messages: list[list[Any]] = msgpack.unpackb(
+                frame[_HEADER_BYTES:],
+                ext_hook=self._unpack_other,
+                strict_map_key=False,
+                max_ext_len=_MAX_EXTENSION_BYTES,
+                **hooks,
+            )
+            if type(messages) is not list:
+                raise BadFrame("no array of messages")
             for message in messages:
                 _check(message)
+        except BadFrame:
+            raise
         except Exception as error:
             # The decoder's own errors are ValueErrors of several kinds, the
             # hooks' may be others: none of them may reach the reader's loop.
-            self._unpacker, self._unpacked = self._new_unpacker(), 0
-            if isinstance(error, BadFrame):
-                raise
             raise BadFrame(f"{type(error).__name__}: {error}") from None
-        if small:
-            self._unpacked = expected_end
         return stamp, messages
-
-    def _counting_unpacker(self) -> msgpack.Unpacker:
-        """Make an unpacker for a large frame: a byte may stand for a container of 70."""
-        containers = 0
-
-        def count(made: Any) -> Any:
-            nonlocal containers
-            containers += 1
-            if containers > MAX_CONTAINERS:
-                raise BadFrame(f"more than {MAX_CONTAINERS} lists and maps")
-            return made
-
-        return self._new_unpacker(list_hook=count, object_hook=count)
-
-    def _new_unpacker(self, **hooks: Callable[[Any], Any]) -> msgpack.Unpacker:
-        return msgpack.Unpacker(
-            **hooks,
-            raw=False,
-            strict_map_key=False,
-            max_buffer_size=MAX_FRAME_BYTES,
-            max_array_len=MAX_ITEMS,
-            max_map_len=MAX_ITEMS,
-            max_ext_len=_MAX_EXTENSION_BYTES,
-            ext_hook=self._unpack_other,
-        )
 
     def _unpack_other(self, code: int, data: bytes) -> Any:
         if code == _DATETIME:
@@ -223,25 +194,82 @@ class Codec:
         raise BadFrame(f"an unknown extension {code}")
 
 
+def _counting_hooks() -> dict[str, Callable[[Any], Any]]:
+    """Bound the lists and maps of a large frame: one of its bytes may stand for 70 in memory."""
+    containers = 0
+
+    def count(made: Any) -> Any:
+        nonlocal containers
+        containers += 1
+        if containers > MAX_CONTAINERS:
+            raise BadFrame(f"more than {MAX_CONTAINERS} lists and maps")
+        return made
+
+    return {"list_hook": count, "object_hook": count}
+
+
 def _check(message: Any) -> None:
     """Refuse a message whose kind, number of fields or types are not in the table."""
-    if type(message) is not list or not message:
-        raise BadFrame("a message is not an array")
-    types = FIELD_TYPES.get(message[0]) if type(message[0]) is int else None
-    if types is None:
-        raise BadFrame(f"a message of unknown kind {str(message[0])[:40]}")
+    if type(message) is not list or not message or type(message[0]) is not int:
+        raise BadFrame("a message that does not begin with its kind")
+    kind = message[0]
+    shapes = _SHAPES.get(kind)
+    if shapes is None:
+        raise BadFrame(f"a message of unknown kind {kind}")
+    # Nearly every message has one of the few exact shapes; the rest is looked at closely.
+    if tuple(map(type, message)) not in shapes:
+        _check_closely(message, FIELD_TYPES[kind])
+    for index in _NESTED[kind]:
+        value = message[index]
+        if value and (type(value) is list or type(value) is dict):
+            for member in value.values() if type(value) is dict else value:
+                if (type(member) is list or type(member) is dict) and depth(value) > MAX_DEPTH:
+                    raise BadFrame(f"nested deeper than {MAX_DEPTH} levels")
+
+
+def _check_closely(message: list[Any], types: tuple[Any, ...]) -> None:
     if len(message) != len(types) + 1:
         raise BadFrame(f"a message of kind {message[0]} with {len(message) - 1} fields")
     for value, expected in zip(message[1:], types, strict=True):
         if not isinstance(value, expected):
-            raise BadFrame(f"a message of kind {message[0]} where a {type(value).__name__} has no place")
-        if value and isinstance(value, (list, dict)) and depth(value) > MAX_DEPTH:
-            raise BadFrame(f"nested deeper than {MAX_DEPTH} levels")
+            raise BadFrame(
+                f"a message of kind {message[0]} where a {type(value).__name__} has no place"
+            )
 
 
-def frame_of(messages: Iterable[bytes], stamp: int) -> bytes:
+def _shapes(types: tuple[Any, ...]) -> frozenset[tuple[type, ...]]:
+    """List the exact types a message of a kind usually has."""
+    choices = [
+        each if isinstance(each, tuple) else _VALUE_TYPES if each is object else (each,)
+        for each in types
+    ]
+    return frozenset((int, *shape) for shape in itertools.product(*choices))
+
+
+_VALUE_TYPES = (type(None), bool, int, float, str, bytes, list, dict)
+_SHAPES = {kind: _shapes(types) for kind, types in FIELD_TYPES.items()}
+_NESTED = {
+    kind: tuple(
+        index
+        for index, expected in enumerate(types, 1)
+        if expected in (list, dict, object) or (isinstance(expected, tuple) and list in expected)
+    )
+    for kind, types in FIELD_TYPES.items()
+}
+"""Where lists and dicts may stand in a message of a kind."""
+
+
+def frame_of(messages: Sequence[bytes], stamp: int) -> bytes:
     """Put encoded messages into one frame, stamped with `CLOCK_BOOTTIME` in nanoseconds."""
-    return FRAME_HEADER.pack(PROTOCOL, stamp) + b"".join(messages)
+    count = len(messages)
+    array = _ARRAYS[count] if count < len(_ARRAYS) else b"\xdd" + count.to_bytes(4, "big")
+    return b"".join((FRAME_HEADER.pack(PROTOCOL, stamp), array, *messages))
+
+
+_ARRAYS = [bytes((0x90 + n,)) for n in range(16)] + [
+    b"\xdc" + n.to_bytes(2, "big") for n in range(16, 128)
+]
+"""How msgpack begins an array of so many members."""
 
 
 def depth(value: Any) -> int:

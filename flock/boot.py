@@ -1,0 +1,1 @@
+def furnish(f): pass

@@ -1,0 +1,283 @@
+#!/usr/bin/env python3
+"""Measure our calls against a raw pyzmq ping-pong, in one run, as ratios.
+
+The limit is a DEALER/ROUTER pair with msgpack, one thread on each side, no
+actor, one message per frame. Both sides run in alternating chunks (raw, ours,
+raw, ours …), the server in another process, client and server pinned to a core
+each; a ratio is the median over neighbouring chunks. Only ratios travel from
+one machine to another.
+
+The actor called is a supervised `flock.Actor` with a one-line method, found
+through the embedded registry; deadlines, chains, limits and checks are all on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import msgpack
+import zmq
+
+import flock
+from flock import Actor, Flock
+
+PAYLOADS = {"10 B": b"x" * 10, "1 KiB": b"x" * 1024, "64 KiB": b"x" * 65536}
+
+
+class Echo(Actor):
+    """The actor under test."""
+
+    def echo(self, value: Any) -> Any:
+        """Give the value back."""
+        return value
+
+
+def serve_raw() -> None:
+    """Answer each message with its last field, until standard input ends."""
+    socket = zmq.Context.instance().socket(zmq.ROUTER)
+    port = socket.bind_to_random_port("tcp://127.0.0.1")
+    socket.rcvhwm = socket.sndhwm = 0
+    print(port, flush=True)
+    threading.Thread(target=lambda: (sys.stdin.read(), os._exit(0)), daemon=True).start()
+    while True:
+        route, body = socket.recv_multipart()
+        message = msgpack.unpackb(body)
+        if message[0] == 1:
+            socket.send_multipart([route, msgpack.packb((2, message[1], message[2]))])
+
+
+def serve_flock(folder: str, crypto: bool) -> None:
+    """Be the node `server` until standard input ends."""
+    node = Flock(name="server", registry=f"embedded:{folder}", crypto=crypto).start()
+    node.supervise(Echo, name="echo")
+    print("ready", flush=True)
+    sys.stdin.read()
+    node.close()
+
+
+@contextlib.contextmanager
+def server(*arguments: str) -> Iterator[str]:
+    """Run this file as a server on the last core; yield its first line."""
+    process = subprocess.Popen(
+        [sys.executable, __file__, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdin is not None and process.stdout is not None
+    os.sched_setaffinity(process.pid, {max(os.sched_getaffinity(0))})
+    try:
+        yield process.stdout.readline().strip()
+    finally:
+        process.stdin.close()
+        process.wait(10)
+        process.stdout.close()
+
+
+class Raw:
+    """The limit's client."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self.socket = self.connected()
+        self.number = 0
+
+    def connected(self) -> zmq.Socket[bytes]:
+        """Make a connection of its own, for one thread."""
+        socket = zmq.Context.instance().socket(zmq.DEALER)
+        socket.linger = 0
+        socket.rcvhwm = socket.sndhwm = 0
+        socket.connect(f"tcp://127.0.0.1:{self.port}")
+        return socket
+
+    def call(self, value: bytes) -> None:
+        """Send one message and wait for its answer."""
+        self.number += 1
+        self.socket.send(msgpack.packb((1, self.number, value)))
+        msgpack.unpackb(self.socket.recv())
+
+    def pipelined(self, count: int) -> None:
+        """Send all, then read all."""
+        for number in range(count):
+            self.socket.send(msgpack.packb((1, number, b"x" * 10)))
+        for _ in range(count):
+            msgpack.unpackb(self.socket.recv())
+
+    def one_way(self, count: int) -> None:
+        """Send all unanswered, then one that is answered."""
+        for number in range(count):
+            self.socket.send(msgpack.packb((0, number, b"x" * 10)))
+        self.call(b"x" * 10)
+
+    def threads(self, threads: int, each: int) -> None:
+        """Call from many threads, each with a connection of its own."""
+
+        def work() -> None:
+            with self.connected() as socket:
+                for number in range(each):
+                    socket.send(msgpack.packb((1, number, b"x" * 10)))
+                    msgpack.unpackb(socket.recv())
+
+        in_threads(threads, work)
+
+
+def in_threads(count: int, work: Callable[[], None]) -> None:
+    """Run `work` on so many threads and wait for all."""
+    started = [threading.Thread(target=work) for _ in range(count)]
+    for thread in started:
+        thread.start()
+    for thread in started:
+        thread.join()
+
+
+class Ours:
+    """Our client: the same pieces of work as `Raw`."""
+
+    def __init__(self, client: Flock) -> None:
+        self.echo = client["server"]["echo"]
+
+    def call(self, value: bytes) -> None:
+        """Call and wait for the answer."""
+        self.echo.echo(value)
+
+    def pipelined(self, count: int) -> None:
+        """Take all futures, then wait for all."""
+        futures = [self.echo.echo.future(b"x" * 10) for _ in range(count)]
+        for future in futures:
+            future.get()
+
+    def one_way(self, count: int) -> None:
+        """Tell all, then call once."""
+        for _ in range(count):
+            self.echo.echo.defer(b"x" * 10)
+        self.echo.echo(b"x" * 10)
+
+    def threads(self, threads: int, each: int) -> None:
+        """Call from many threads."""
+
+        def work() -> None:
+            for _ in range(each):
+                self.echo.echo(b"x" * 10)
+
+        in_threads(threads, work)
+
+
+def timed(work: Callable[[], None]) -> float:
+    """Return how many seconds the work took."""
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def alternate(
+    rounds: int, work: dict[str, Callable[[], None]]
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Run pieces of work in turn; return each one's median seconds and ratio to the first's.
+
+    The ratio is taken between neighbours, so that what the machine does
+    meanwhile meets both.
+    """
+    names = list(work)
+    for name in names:
+        work[name]()
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    for _ in range(rounds):
+        for name in names:
+            seconds[name].append(timed(work[name]))
+    first = seconds[names[0]]
+    medians = {name: statistics.median(seconds[name]) for name in names}
+    ratios = {
+        name: statistics.median(mine / base for mine, base in zip(seconds[name], first, strict=True))
+        for name in names
+    }
+    return medians, ratios
+
+
+def repeat(work: Callable[[bytes], None], value: bytes, count: int) -> Callable[[], None]:
+    """Return a piece of work that calls so many times."""
+
+    def run() -> None:
+        for _ in range(count):
+            work(value)
+
+    return run
+
+
+def measure(raw: Raw, plain: Ours, curve: Ours, rounds: int) -> None:
+    """Print the table."""
+    clients: dict[str, Any] = {"raw": raw, "ours, plain": plain, "ours, CURVE": curve}
+    print(f"{'':34}{'raw':>12}{'ours, plain':>22}{'ours, CURVE':>22}")
+    for size, value in PAYLOADS.items():
+        count = 300 if size != "64 KiB" else 100
+        work = {name: repeat(client.call, value, count) for name, client in clients.items()}
+        medians, ratios = alternate(rounds, work)
+        shown = {name: medians[name] / count * 1e6 for name in medians}
+        row(f"synchronous call, {size} (us)", shown, ratios, slower=True)
+    for title, method, count in (
+        ("futures, 5,000 outstanding (/s)", "pipelined", 5000),
+        ("tells (/s)", "one_way", 10_000),
+    ):
+        work = {
+            name: (lambda client=client, method=method, count=count: getattr(client, method)(count))
+            for name, client in clients.items()
+        }
+        medians, ratios = alternate(max(3, rounds // 3), work)
+        row(title, {name: count / medians[name] for name in medians}, ratios, slower=False)
+    work = {name: (lambda client=client: client.threads(8, 200)) for name, client in clients.items()}
+    medians, ratios = alternate(max(3, rounds // 3), work)
+    row("8 calling threads (/s)", {name: 1600 / medians[name] for name in medians}, ratios, slower=False)
+
+
+def row(title: str, shown: dict[str, float], ratios: dict[str, float], *, slower: bool) -> None:
+    """Print one line: figures, and ratios to raw (of times, or of rates)."""
+    line = f"{title:34}{shown['raw']:12,.0f}"
+    for name in ("ours, plain", "ours, CURVE"):
+        ratio = ratios[name] if slower else 1 / ratios[name]
+        line += f"{shown[name]:13,.0f} ({ratio:5.2f}x)"
+    print(line, flush=True)
+
+
+def main() -> None:
+    """Serve, or measure."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
+    parser.add_argument("--rounds", type=int, default=15, help="chunks of each kind (15)")
+    parser.add_argument("--serve", choices=["raw", "plain", "curve"], help=argparse.SUPPRESS)
+    parser.add_argument("--folder", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.serve == "raw":
+        serve_raw()
+    elif options.serve:
+        serve_flock(options.folder, options.serve == "curve")
+    else:
+        run(options.rounds)
+
+
+def run(rounds: int) -> None:
+    """Start the three servers and measure."""
+    folder = tempfile.mkdtemp(prefix="flock-bench-")
+    plain, curve = f"{folder}/plain", f"{folder}/curve"
+    print(f"flock {flock.__version__}, {rounds} rounds, times of raw: lower is better, rates: higher")
+    try:
+        with (
+            server("--serve", "raw") as port,
+            server("--serve", "plain", "--folder", plain),
+            server("--serve", "curve", "--folder", curve),
+            Flock(registry=f"embedded:{plain}", crypto=False) as plain_client,
+            Flock(registry=f"embedded:{curve}") as curve_client,
+        ):
+            os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+            measure(Raw(int(port)), Ours(plain_client), Ours(curve_client), rounds)
+    finally:
+        shutil.rmtree(folder)
+
+
+if __name__ == "__main__":
+    main()
