@@ -660,7 +660,9 @@ class Registry(ABC):
         Raises:
             LockTimeout: not free in time.
             LockCancelled: `cancelled` was set.
-            RegistryUnavailable: it could not be asked; nothing is granted.
+            RegistryUnavailable: it could not be asked, or was closed
+                meanwhile; nothing is granted.
+            ValueError: less than one slot.
         """
 
     @abstractmethod

@@ -403,7 +403,7 @@ def test_whoever_is_killed_at_whatever_moment_harms_neither_lock_nor_data(
     processes: list[RegistryProcess] = []
     tokens = []
     try:
-        for _ in range(20):
+        for _ in range(12):
             while len(processes) < 3:
                 processes.append(RegistryProcess(embedded_url))
                 processes[-1].begin("count_up_under_lock", path="n", lockid="web", times=10**6)
