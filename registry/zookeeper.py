@@ -93,7 +93,7 @@ class ZooKeeperRegistry(Registry):
     def _make_parts(self) -> None:
         """Make everything anew: a session object is opened once."""
         root = self._address.root
-        hub = Hub()
+        self._hub = hub = Hub()
         self._session = Session(self._address, self._settings)
         self._watches = Watches(self._session, hub)
         self._chores = Chores(self._session)
@@ -178,6 +178,7 @@ class ZooKeeperRegistry(Registry):
             self._locks.stop()
             self._chores.stop(OPERATION_TIMEOUT)
             self._session.close()
+            self._hub.wake_all()  # whoever waits for a lock finds it closed
             self._watches.stop(OPERATION_TIMEOUT)
 
     def registry_id(self) -> str:

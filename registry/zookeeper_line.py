@@ -146,7 +146,7 @@ class Attempt:
         self._listening: list[Cancel] = []
         self._was_in_line = False
         self._next_look = _RECHECK
-        self._since = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        self._since = _wall_clock()
         self._new_attempt()
 
     def _begin_anew(self) -> None:
@@ -317,7 +317,7 @@ class Attempt:
 
     def _take(self, requests: Requests, number: int, slots: Slots) -> ZooKeeperLock | None:
         """Take a free slot and leave the line, in one transaction."""
-        since = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        since = _wall_clock()
         self._claim = Claim.of(self._owner, self._claim.attempt, since, self._slots)
         data = self._claim.encoded()
         steps = requests.transaction()
@@ -479,6 +479,11 @@ def tidy(requests: Requests, places: Places) -> None:
     steps = requests.transaction()
     steps.delete_all(reversed(places.all))
     steps.commit_later(lambda _: None)
+
+
+def _wall_clock() -> str:
+    """Return the time of day for people: nothing is decided by it."""
+    return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _numbers(found: object) -> list[int]:

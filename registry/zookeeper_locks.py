@@ -18,7 +18,6 @@ from registry.contract import (
     OPERATION_TIMEOUT,
     Cancel,
     Holder,
-    LockError,
     LockOwner,
     LockState,
     LockStatus,
@@ -86,7 +85,7 @@ class Locks:
     ) -> ZooKeeperLock:
         """Wait in line for a slot and take it; see `Registry.acquire`."""
         if slots < 1:
-            raise LockError(lockid, f"a lock cannot have {slots} slots")
+            raise ValueError(f"lock {lockid!r}: {slots} slots are too few")
         attempt = Attempt(
             self._session,
             self._hub,

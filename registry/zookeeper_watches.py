@@ -66,11 +66,18 @@ class Hub:
 
     def fired(self, event: WatchedEvent) -> None:
         """Take an event from kazoo: one without a path means that every watch is gone."""
+        if event.path is None:
+            self.wake_all()
+            return
         with self._lock:
-            if event.path is None:
-                heard = [one for listeners in self._listeners.values() for one in listeners]
-            else:
-                heard = list(self._listeners.get(event.path, ()))
+            heard = list(self._listeners.get(event.path, ()))
+        for one in heard:
+            one()
+
+    def wake_all(self) -> None:
+        """Let everybody look, as after the loss of every watch."""
+        with self._lock:
+            heard = [one for listeners in self._listeners.values() for one in listeners]
         for one in heard:
             one()
 
@@ -205,8 +212,9 @@ class Watches:
             found = requests.children(path, self._hub.fired)
             if found is not None:
                 stat = found[1]
-                # A folder that never held anything is as good as none.
-                return stat.pzxid if stat.pzxid != stat.czxid else 0
+                # A folder that never held anything is as good as none. (One that was made
+                # together with what it holds has equal numbers, too.)
+                return stat.pzxid if stat.numChildren or stat.pzxid != stat.czxid else 0
             if requests.exists(path, self._hub.fired) is None:
                 return 0
         stat = requests.exists(path, self._hub.fired)
