@@ -18,6 +18,7 @@ from typing import Any, ClassVar, TypeVar
 
 import pykka
 
+from flock.context import current
 from flock.errors import UsageError
 from flock.future import Future
 
@@ -48,6 +49,9 @@ class Actor(pykka.ThreadingActor):
     survives_tells: ClassVar[bool] = False
     """True keeps the actor alive (and logs) when a tell raises."""
 
+    needs: ClassVar[tuple[str, ...]] = ()
+    """What a stock or site actor is made with, by keyword: `flock`, `kitchen`."""
+
     @staticmethod
     def _create_actor_inbox() -> Any:
         return queue.SimpleQueue()
@@ -55,6 +59,11 @@ class Actor(pykka.ThreadingActor):
     @staticmethod
     def _create_future() -> pykka.Future[Any]:
         return Future()
+
+    @property
+    def caller(self) -> str:
+        """Name of the node or visitor whose call this thread works on; empty for none."""
+        return current.actor.caller if current.actor is not None else ""
 
     def later(self) -> Future[Any]:
         """Make a future to return as the answer, to be set from any thread when it is known."""

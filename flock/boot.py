@@ -1,1 +1,235 @@
-def furnish(f): pass
+"""Where a node is put together: the runtime, the kitchen, and the actors that hold it.
+
+The two wings meet here. `furnish` is called by a named `Flock` when it starts,
+after it has joined and before it is listed: who is listed answers.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import random
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import zmq.auth
+
+from flock.converge.kitchen import Kitchen
+from flock.errors import ConvergeError, FlockError, JournalError, NameTaken, SettingsError
+from flock.fleet import Flock
+from flock.journal import Journal
+from flock.settings import STOCK_ACTORS, Settings, load_actors
+
+logger = logging.getLogger(__name__)
+
+_REGISTRY_FACT = "registry id"
+_KEY_NAME = "node"
+
+
+def furnish(flock: Flock) -> None:
+    """Put the kitchen and the actors into a node that has joined.
+
+    Raises:
+        NameTaken: another process of this machine uses the state folder.
+        JournalError: the journal cannot be used, or is another registry's.
+        SettingsError: a site's actor cannot be loaded.
+    """
+    settings, name = flock.settings, flock.node.identity.name
+    folder = StateFolder(settings.state_folder(name))
+    folder.hold(name)
+    flock.before_close(folder.let_go)
+    journal = folder.journal(flock.registry.registry_id())
+    flock.before_close(journal.close)
+    kitchen = make_kitchen(settings, name, journal, {"FlockOfChefs": flock})
+    flock.before_close(lambda: kitchen.stop(settings.stop_timeout))
+    parts = {"flock": flock, "kitchen": kitchen}
+    for actor_name, actor_class in load_actors(settings).items():
+        wanted = {part: parts[part] for part in getattr(actor_class, "needs", ())}
+        flock.node.supervisor.add(
+            actor_name,
+            lambda made=actor_class, wanted=wanted: made(**wanted),  # type: ignore[misc]
+            is_stock=actor_name in STOCK_ACTORS,
+        )
+    _declare(flock, kitchen)
+    if settings.interval is not None:
+        timetable = Timetable(kitchen, settings.interval, settings.splay)
+        flock.before_close(timetable.stop)
+
+
+def make_kitchen(
+    settings: Settings, name: str, journal: Journal, words: Mapping[str, Any]
+) -> Kitchen:
+    """Make a machine's kitchen from the settings.
+
+    Args:
+        settings: cookbooks, run list, environment.
+        name: the node's name.
+        journal: keeps its runs.
+        words: what recipes may use beside the words of `flock.recipe`.
+    """
+    return Kitchen(
+        name,
+        settings.cookbooks,
+        settings.run_list,
+        settings.state_folder(name),
+        settings.environment,
+        journal=journal,
+        words=words,
+        delayed_after_failure=settings.delayed_after_failure,
+    )
+
+
+def _declare(flock: Flock, kitchen: Kitchen) -> None:
+    """Declare the run list without converging; a wrong recipe is no reason not to start."""
+    try:
+        kitchen.declare()
+    except ConvergeError as error:
+        logger.error("the run list is not declared: %s", error)
+
+    def show(_: dict[str, Any]) -> None:
+        flock.node.roles, flock.node.recipes = tuple(kitchen.roles), tuple(kitchen.recipes)
+        flock.node.changed()
+
+    show({})
+    flock.node.set_activity(lambda: "converging" if kitchen.active() else "idle")
+    flock.before_close(kitchen.on_event(lambda event: show(event) if _is_edge(event) else None))
+
+
+def _is_edge(event: Mapping[str, Any]) -> bool:
+    return event.get("event") in ("run started", "run ended")
+
+
+class StateFolder:
+    """A node's folder: journal, keys, run lock; used by one process at a time.
+
+    `flockctl converge` uses a folder without holding it: the run lock keeps it
+    apart from the node.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Make the folder, for its owner alone, if it is not there.
+
+        Raises:
+            SettingsError: it cannot be made or used.
+        """
+        self.path = path
+        self._lock: int | None = None
+        try:
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if not os.access(path, os.W_OK | os.X_OK):
+                raise PermissionError(13, "it is not writable")
+        except OSError as error:
+            raise SettingsError(
+                f"the state folder {path} cannot be used: {error.strerror}; set state_dir"
+            ) from None
+
+    def hold(self, name: str) -> None:
+        """Keep other nodes out until `let_go` or the end of this process.
+
+        Raises:
+            NameTaken: a process holds it; says which.
+        """
+        lock = os.open(self.path / "node.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.read(lock, 200).decode(errors="replace").strip()
+            os.close(lock)
+            raise NameTaken(
+                name, f"{holder or 'another process'} uses the state folder {self.path}"
+            ) from None
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, f"process {os.getpid()} on {os.uname().nodename}\n".encode(), 0)
+        self._lock = lock
+
+    def let_go(self) -> None:
+        """Let other nodes in; twice is harmless."""
+        lock, self._lock = self._lock, None
+        if lock is not None:
+            os.close(lock)
+
+    def journal(self, registry_id: str | None) -> Journal:
+        """Open the journal.
+
+        Args:
+            registry_id: the registry this process has joined; None if it has
+                joined none.
+
+        Raises:
+            JournalError: it belongs to another registry.
+        """
+        journal = Journal(self.path / "journal.sqlite3")
+        try:
+            known = journal.recall(_REGISTRY_FACT)
+            if registry_id is not None and known is None:
+                journal.remember(_REGISTRY_FACT, registry_id)
+            elif registry_id is not None and known != registry_id:
+                raise JournalError(
+                    f"the state folder {self.path} belongs to another registry ({known}, this one "
+                    f"is {registry_id}): give each registry's nodes a state_dir of their own"
+                )
+        except BaseException:
+            journal.close()
+            raise
+        return journal
+
+    def keys(self) -> tuple[bytes, bytes]:
+        """Return the node's kept key pair, Z85, made at first use.
+
+        Returns:
+            Public and secret key.
+        """
+        secret_file = self.path / f"{_KEY_NAME}.key_secret"
+        if not secret_file.exists():
+            before = os.umask(0o077)
+            try:
+                zmq.auth.create_certificates(self.path, _KEY_NAME)
+            finally:
+                os.umask(before)
+        secret_file.chmod(0o600)
+        public, secret = zmq.auth.load_certificate(secret_file)
+        if secret is None:
+            raise SettingsError(
+                f"{secret_file} holds no secret key: move it away, a new one is made"
+            )
+        return public, secret
+
+
+def node_keys(settings: Settings, name: str) -> tuple[bytes, bytes]:
+    """Return the key pair that the node `name` keeps in its state folder, made at first use."""
+    return StateFolder(settings.state_folder(name)).keys()
+
+
+class Timetable:
+    """Orders a run every so often."""
+
+    def __init__(self, kitchen: Kitchen, interval: float, splay: float) -> None:
+        """Begin.
+
+        Args:
+            kitchen: where runs are ordered.
+            interval: seconds between the starts of two runs.
+            splay: up to so many seconds are added by chance, so that not all
+                machines start at once.
+        """
+        self._kitchen = kitchen
+        self._interval = interval
+        self._splay = splay
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="flock-timetable", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._stopped.wait(self._interval + random.uniform(0, self._splay)):  # noqa: S311 - spreads load, keeps no secret
+            try:
+                self._kitchen.order_run("interval")
+            except FlockError as error:
+                logger.warning("the interval's run was not ordered: %s", error)
+
+    def stop(self) -> None:
+        """End it; a run that was ordered goes on."""
+        self._stopped.set()
+        self._thread.join()

@@ -19,6 +19,10 @@ class WaitingActor(Protocol):
 
     name: str
 
+    @property
+    def caller(self) -> str:
+        """Name of the node or visitor whose call is worked on; empty for none."""
+
     def begin_wait(self, call_id: int) -> None:
         """Note that the thread now waits for this call; raise `DeadlockError` if that is for ever."""
 

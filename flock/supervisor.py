@@ -121,13 +121,25 @@ class HostedActor:
         self.actor = actor
         self.table = table
         self._over = threading.Event()
-        self.busy_with: str | None = None
+        self._invocation: Invocation | None = None
         self._ended = ended
         self._waiting_for = 0
         self._chained: dict[int, Invocation] = {}
         self._chained_lock = threading.Lock()
         self._survives_tells = isinstance(actor, Actor) and actor.survives_tells
         self.thread = threading.Thread(target=self._run, name=f"actor-{name}", daemon=True)
+
+    @property
+    def busy_with(self) -> str | None:
+        """The method that runs now; None if none does."""
+        invocation = self._invocation
+        return None if invocation is None else invocation.method.name
+
+    @property
+    def caller(self) -> str:
+        """Name of the node or visitor whose call is worked on; empty for none."""
+        invocation = self._invocation
+        return "" if invocation is None else invocation.peer.title
 
     @property
     def is_over(self) -> bool:
@@ -236,7 +248,7 @@ class HostedActor:
             invocation.answerer.skipped(invocation)
             return None
         method = invocation.method
-        self.busy_with = method.name
+        self._invocation = invocation
         try:
             value = method.function(self.actor, *invocation.args, **invocation.kwargs)
         except BaseException as error:
@@ -252,7 +264,7 @@ class HostedActor:
                 invocation.answerer.answer(invocation, value, more_wait=not inbox.empty())
             return None
         finally:
-            self.busy_with = None
+            self._invocation = None
             if invocation.chain:
                 current.chain = ()
 
