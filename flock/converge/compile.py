@@ -183,11 +183,11 @@ class Compilation:
         """Return a resource that a notification names."""
         found = self.resources.find(name)
         if found is None:
-            kind, _ = parse_resource_name(name)
-            same = [each for each in self.resources.names() if each.startswith(kind + "[")]
+            kind, wanted = parse_resource_name(name)
+            same = [each.name for each in self.resources if each.kind == kind]
+            near = nearest(wanted, same)
             raise RecipeError(
-                f"{asking} names {name}, which no recipe of this run declares{nearest(name, same)}",
-                where,
+                f"{asking} names {name}, which no recipe of this run declares{near}", where
             )
         return found
 

@@ -1,0 +1,197 @@
+"""Runs and what becomes of them when their process is killed: real processes, real signals."""
+
+from __future__ import annotations
+
+import functools
+import json
+import operator
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.kitchens import Site, is_running
+from tests.support import eventually
+
+
+@pytest.fixture
+def site(tmp_path):
+    site = Site(tmp_path)
+    yield site
+    site.close()
+
+
+@pytest.fixture
+def process(tmp_path):
+    """Begin converging processes; what is left of them is killed at the end."""
+    begun = []
+
+    def begin(deed, **options):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tests.system.kitchen_process", str(tmp_path), deed],
+            cwd=Path(__file__).parents[2],
+            stdout=subprocess.PIPE,
+            text=True,
+            **options,
+        )
+        begun.append(process)
+        return process
+
+    yield begin
+    for each in begun:
+        each.kill()
+        each.communicate()
+
+
+def killed(process):
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+
+def with_mark(mark):
+    """Return the pids of processes that have this word in their command line."""
+    found = []
+    for each in psutil.process_iter(["cmdline"]):
+        line = " ".join(each.info["cmdline"] or ())
+        if mark in line and "kitchen_process" not in line and is_running(each.pid):
+            found.append(each.pid)
+    return found
+
+
+def test_a_killed_process_takes_its_commands_with_it_and_its_run_has_failed(site, process):
+    site.recipe("""
+        execute('long', command='sleep 61 & echo $! > {here}/new; mv {here}/new {here}/child; wait')
+    """)
+    victim = process("converge")
+    assert eventually((site.folder / "child").exists, within=15)
+    child = int(site.text("child"))
+    kitchen = site.kitchen()
+    (running,) = kitchen.runs()
+    assert running["state"] == "running"
+
+    killed(victim)
+
+    assert eventually(lambda: is_running(child), within=2, becomes=False) is False
+    site.recipe("log('x')")
+    assert kitchen.converge("the test")["state"] == "ok"
+    dead = kitchen.run(running["run_id"])
+    assert (dead["state"], dead["error"]) == ("failed", "process died")
+
+
+def test_a_command_that_ignores_signals_and_has_its_own_children_dies_too(site, process):
+    site.recipe("""
+        execute('stubborn', cwd='{here}', command='''
+            trap "" TERM HUP INT
+            (sleep 61 & echo $! > new; mv new child; wait) &
+            wait
+        ''')
+    """)
+    victim = process("converge")
+    assert eventually((site.folder / "child").exists, within=15)
+
+    killed(victim)
+
+    assert eventually(lambda: is_running(int(site.text("child"))), within=2, becomes=False) is False
+
+
+def test_no_command_outlives_its_process_whenever_that_is_killed(site, process):
+    mark = f"flock-mark-{os.getpid()}-{random.randrange(10**9)}"
+    site.recipe(f"""
+        for n in range(500):
+            execute(f'a{{n}}', command='sleep 61; : {mark}', timeout=0.005, ignore_failure=True)
+    """)
+    dice = random.Random(7)
+
+    for _ in range(12):
+        victim = process("forever")
+        assert eventually(lambda: with_mark(mark), within=15)
+        time.sleep(dice.uniform(0, 0.02))  # the moment is what is tried out
+        killed(victim)
+        assert eventually(lambda: with_mark(mark), within=2, becomes=[]) == []
+
+
+def test_what_a_run_left_behind_holds_no_run_lock(site, process):
+    site.recipe("""
+        execute('start a daemon', command='sleep 61 & echo $! > {here}/daemon')
+        execute('wait', command='touch {here}/reached; sleep 61')
+    """)
+    victim = process("converge")
+    assert eventually((site.folder / "reached").exists, within=15)
+    daemon = psutil.Process(int(site.text("daemon")))
+
+    killed(victim)
+
+    assert daemon.is_running()
+    site.recipe("log('x')")
+    assert site.kitchen().converge("the test")["state"] == "ok"
+    daemon.kill()
+
+
+def test_a_second_process_is_refused_and_told_who_converges(site, process):
+    site.recipe("execute('long', command='touch {here}/reached; sleep 61')")
+    first = process("converge")
+    assert eventually((site.folder / "reached").exists, within=15)
+
+    second = process("converge")
+    said = json.loads(second.communicate(timeout=15)[0])
+
+    assert second.returncode == 6
+    assert said["error"].startswith(f"BusyError: bender0 is busy: process {first.pid} since ")
+
+
+def test_a_node_waits_for_the_other_process_and_then_runs(site, process):
+    site.recipe("execute('long', command='touch {here}/reached; sleep 61')")
+    first = process("converge")
+    assert eventually((site.folder / "reached").exists, within=15)
+    kitchen = site.kitchen()
+    site.recipe("log('mine')")
+
+    run = kitchen.order_run("the test")
+    told = eventually(
+        lambda: [each for each in site.events if each["event"] == "run waiting"], within=2
+    )
+    assert f"process {first.pid}" in told[0]["holder"]
+    killed(first)
+
+    assert run.wait(5)["resources"][0]["resource"] == "log[mine]"
+
+
+def test_interrupting_a_converge_cancels_its_run_and_settles_it(site, process):
+    site.recipe(
+        "execute('long', command='echo $$ > {here}/new; mv {here}/new {here}/child; sleep 61')"
+    )
+    first = process("converge", stderr=subprocess.PIPE)
+    assert eventually((site.folder / "child").exists, within=15)
+
+    first.send_signal(signal.SIGINT)
+    _, errors = first.communicate(timeout=10)
+
+    assert "KeyboardInterrupt" in errors
+    assert eventually(lambda: is_running(int(site.text("child"))), within=1, becomes=False) is False
+    kitchen = site.kitchen()
+    assert kitchen.last_run()["state"] == "cancelled"
+    assert kitchen.last_run()["error"] == "interrupted"
+
+
+def test_a_file_is_whole_whenever_its_writer_is_killed(site, process):
+    path = site.folder / "file"
+    dice = random.Random(11)
+
+    def inode():
+        return path.stat().st_ino if path.exists() else 0
+
+    for _ in range(8):
+        writer = process("rewrite")
+        before = inode()
+        assert eventually(inode, within=15, until=functools.partial(operator.ne, before)) != before
+        time.sleep(dice.uniform(0, 0.02))  # the moment is what is tried out
+        killed(writer)
+        content = path.read_text()
+        assert len(content) == 100_000
+        assert len(set(content)) == 1

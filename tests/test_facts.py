@@ -1,0 +1,24 @@
+from __future__ import annotations
+
+import os
+
+from flock.converge.attributes import look_up, plain
+from flock.converge.facts import collect
+
+
+def test_facts_have_chefs_names_and_are_plain_data():
+    facts = collect()
+
+    assert plain(facts, "facts") == facts
+    assert look_up(facts, "kernel.release") == os.uname().release
+    assert look_up(facts, "memory.total").endswith("kB")
+    assert look_up(facts, "cpu.total") == os.cpu_count()
+    assert facts["platform_version"]
+    assert {"hostname", "fqdn", "os", "platform", "platform_family"} <= set(facts)
+
+
+def test_interfaces_carry_their_addresses():
+    facts = collect()
+
+    assert facts["network"]["interfaces"]["lo"]["addresses"]["127.0.0.1"] == {"family": "inet"}
+    assert facts["ipaddress"] in str(facts["network"]["interfaces"])

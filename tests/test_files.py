@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import os
+import stat
+
+import pytest
+
+from flock.converge.files import Ownership, parse_mode, read_or_none, stat_or_none, write_atomically
+
+
+def mode_of(path):
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_a_new_file_has_its_content_and_the_umasks_mode(tmp_path):
+    old = os.umask(0o027)
+    try:
+        write_atomically(tmp_path / "a", b"text")
+    finally:
+        os.umask(old)
+
+    assert (tmp_path / "a").read_bytes() == b"text"
+    assert mode_of(tmp_path / "a") == 0o640
+
+
+def test_a_replaced_file_keeps_mode_and_owner_unless_told(tmp_path):
+    path = tmp_path / "a"
+    path.write_text("old")
+    path.chmod(0o604)
+
+    write_atomically(path, b"new")
+    assert (path.read_text(), mode_of(path)) == ("new", 0o604)
+
+    write_atomically(path, b"newer", Ownership(mode=0o4755))
+    assert (path.read_text(), mode_of(path)) == ("newer", 0o4755)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give a file away")
+def test_owner_and_group_are_set_before_the_file_is_seen(tmp_path, monkeypatch):
+    seen = []
+    rename = os.rename
+
+    def look_and_rename(source, target):
+        found = os.stat(source)
+        seen.append((found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)))
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", look_and_rename)
+    write_atomically(tmp_path / "a", b"x", Ownership.of("nobody", "nogroup", "0640"))
+
+    assert seen == [(65534, 65534, 0o640)]
+    assert (tmp_path / "a").stat().st_uid == 65534
+
+
+def test_a_failure_leaves_the_old_file_and_nothing_beside_it(tmp_path, monkeypatch):
+    path = tmp_path / "a"
+    path.write_text("old")
+
+    def fail(*args):
+        raise OSError("disk full")
+
+    for name in ("fdatasync", "rename"):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, name, fail)
+            with pytest.raises(OSError, match="disk full"):
+                write_atomically(path, b"new")
+
+    assert path.read_text() == "old"
+    assert [each.name for each in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_link_is_kept_and_its_target_replaced(tmp_path):
+    (tmp_path / "real").write_text("old")
+    (tmp_path / "link").symlink_to("real")
+
+    write_atomically(tmp_path / "link", b"new")
+
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real").read_text() == "new"
+
+
+def test_a_missing_directory_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=f"^the directory {tmp_path}/no does not exist$"):
+        write_atomically(tmp_path / "no" / "a", b"")
+
+
+def test_a_directory_is_not_replaced(tmp_path):
+    with pytest.raises(IsADirectoryError, match="is a directory"):
+        write_atomically(tmp_path, b"")
+
+
+def test_a_name_of_the_greatest_length_can_be_written(tmp_path):
+    write_atomically(tmp_path / ("x" * 255), b"1")
+
+    assert (tmp_path / ("x" * 255)).read_text() == "1"
+
+
+@pytest.mark.parametrize(
+    ("written", "mode"), [("0644", 0o644), ("644", 0o644), (0o600, 0o600), (None, None), ("0", 0)]
+)
+def test_modes_are_read(written, mode):
+    assert parse_mode(written) == mode
+
+
+@pytest.mark.parametrize("written", ["rw", "0999", 0o10000, -1, ""])
+def test_what_is_no_mode_is_refused(written):
+    with pytest.raises(ValueError, match="mode must be an octal number"):
+        parse_mode(written)
+
+
+def test_unknown_owners_are_an_error_and_left_open_in_a_why_run():
+    with pytest.raises(LookupError, match="no user 'nobody-x' on this machine"):
+        Ownership.of("nobody-x", None, None)
+    with pytest.raises(LookupError, match="no group 'nobody-x'"):
+        Ownership.of(None, "nobody-x", None)
+
+    assert Ownership.of("nobody-x", "y", 0o600, why_run=True) == Ownership(mode=0o600)
+
+
+def test_differences_are_named_as_orders(tmp_path):
+    found = tmp_path.stat()
+
+    assert Ownership().differences(found) == []
+    assert Ownership(found.st_uid, found.st_gid, mode_of(tmp_path)).differences(found) == []
+    assert Ownership(65534, 65534, 0o1700).differences(found) == [
+        "set owner nobody", "set group nogroup", "set mode 1700",
+    ]  # fmt: skip
+
+
+def test_nothing_there_is_none(tmp_path):
+    assert read_or_none(tmp_path / "a") is None
+    assert stat_or_none(tmp_path / "a") is None
+    (tmp_path / "link").symlink_to("nowhere")
+    assert stat_or_none(tmp_path / "link") is None
+    assert stat_or_none(tmp_path / "link", follow=False) is not None

@@ -1,0 +1,508 @@
+"""One machine's runs: who may order one, who joins, how each ends."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+
+import psutil
+import pytest
+
+from flock.converge.run_lock import RunLock
+from flock.errors import BusyError, JournalError, RecipeError
+from tests.kitchens import Site, is_running, states
+from tests.support import eventually
+
+
+@pytest.fixture
+def site(tmp_path):
+    site = Site(tmp_path)
+    yield site
+    site.close()
+
+
+@pytest.fixture
+def gate(site):
+    """A recipe that says when it is there and goes on when it is let."""
+    site.recipe("""
+        import os
+        file('{here}/reached', content='x')
+        log('gate').wait_until(lambda: os.path.exists('{here}/open'), pause=0.01)
+        file('{here}/after', content='x')
+    """)
+    return Gate(site)
+
+
+class Gate:
+    def __init__(self, site):
+        self._site = site
+
+    def reached(self):
+        assert eventually((self._site.folder / "reached").exists, within=5)
+
+    def open(self):
+        (self._site.folder / "open").touch()
+
+
+# --- ordering
+
+
+def test_an_order_answers_at_once_with_a_run_that_is_accepted(site, gate):
+    kitchen = site.kitchen()
+
+    run = kitchen.order_run("fry")
+
+    assert run.as_data() == {
+        "run_id": run.run_id, "node": "bender0", "state": "running", "asked_by": "fry",
+        "override_run_list": None, "why_run": False,
+    }  # fmt: skip
+    assert kitchen.active()
+    gate.open()
+    assert run.wait(5)["state"] == "ok"
+    assert not kitchen.active()
+
+
+def test_nobody_joins_a_run_that_has_started_and_one_is_queued_behind_it(site, gate):
+    kitchen = site.kitchen()
+
+    first = kitchen.order_run("a")
+    second = kitchen.order_run("b")
+    third = kitchen.order_run("c")
+
+    assert second is not first
+    assert third is second
+    assert (first.state, second.state) == ("running", "queued")
+    gate.open()
+    first_report, second_report = first.wait(5), second.wait(5)
+    assert first_report["run_id"] != second_report["run_id"]
+    assert [head["run_id"] for head in kitchen.runs()] == [second.run_id, first.run_id]
+
+
+def test_another_kind_of_run_than_the_queued_one_is_refused_with_its_id(site, gate):
+    kitchen = site.kitchen()
+    kitchen.order_run("a")
+    queued = kitchen.order_run("b", override_run_list=["cb::x"])
+
+    for options in ({}, {"why_run": True}, {"override_run_list": ["cb::y"]}):
+        with pytest.raises(BusyError, match=queued.run_id):
+            kitchen.order_run("c", **options)
+
+    assert kitchen.order_run("c", override_run_list=["cb::x"]) is queued
+    gate.open()
+    queued.wait(5)
+
+
+def test_a_queued_run_reads_recipes_that_were_written_while_it_waited(site, gate):
+    kitchen = site.kitchen()
+    kitchen.order_run("a")
+    gate.reached()
+    queued = kitchen.order_run("b")
+
+    site.recipe("log('pushed')")
+    gate.open()
+
+    assert queued.wait(5)["resources"][0]["resource"] == "log[pushed]"
+
+
+def test_fifty_orders_at_once_make_two_runs(site, gate):
+    kitchen = site.kitchen()
+    runs = []
+    threads = [
+        threading.Thread(target=lambda: runs.append(kitchen.order_run("x"))) for _ in range(50)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    gate.open()
+
+    assert len(runs) == 50
+    assert len({run.run_id for run in runs}) == 2
+    for run in runs:
+        assert run.wait(5)["state"] == "ok"
+
+
+def test_a_listener_to_the_end_hears_it_when_nothing_is_active_any_more(site):
+    site.recipe("log('x')")
+    kitchen = site.kitchen()
+    heard: list[object] = []
+
+    run = kitchen.order_run("x")
+    run.on_ended(lambda report: heard.append((report["state"], kitchen.active())))
+    run.on_ended(lambda report: 1 / 0)
+    run.on_ended(lambda report: heard.append("after one that failed"))
+    run.wait(5)
+    eventually(lambda: len(heard), within=2, becomes=2)
+    run.on_ended(lambda report: heard.append("late"))
+
+    assert heard == [("ok", False), "after one that failed", "late"]
+
+
+def test_an_override_run_list_changes_nothing_that_lasts(site):
+    site.recipe("log('own')")
+    site.recipe("log('other')", "cb::other")
+    kitchen = site.kitchen()
+    kitchen.declare()
+
+    report = kitchen.converge("x", override_run_list=["cb::other"])
+
+    assert report["run_list"] == ["cb::other"]
+    assert report["recipes"] == ["cb::other"]
+    assert kitchen.run_list == ["cb"]
+    assert kitchen.recipes == ["cb::default"]
+
+
+# --- ends
+
+
+def test_cancelling_kills_the_command_and_its_children(site):
+    site.recipe("""
+        execute('long', command='sleep 60 & echo $! > new; mv new child; wait', cwd='{here}')
+        file('{here}/never', content='x')
+    """)
+    kitchen = site.kitchen()
+    run = kitchen.order_run("x")
+    eventually((site.folder / "child").exists, within=5)
+    began = time.monotonic()
+
+    assert kitchen.cancel(reason="fry said so") is run
+    report = run.wait(6)
+
+    assert time.monotonic() - began < 5
+    assert (report["state"], report["error"]) == ("cancelled", "fry said so")
+    assert report["resources"][0]["error"] == "cancelled: fry said so"
+    assert not (site.folder / "never").exists()
+    child = int(site.text("child"))
+    assert eventually(lambda: is_running(child), within=1, becomes=False) is False
+    assert not kitchen.active()
+
+
+def test_a_queued_run_is_cancelled_without_touching_the_other(site, gate):
+    kitchen = site.kitchen()
+    running = kitchen.order_run("a")
+    queued = kitchen.order_run("b")
+
+    assert kitchen.cancel(queued.run_id) is queued
+    assert queued.wait(1)["state"] == "cancelled"
+    assert running.state == "running"
+    assert kitchen.cancel("no such run") is None
+    gate.open()
+    assert running.wait(5)["state"] == "ok"
+    assert kitchen.cancel() is None
+    assert kitchen.run(queued.run_id)["state"] == "cancelled"
+
+
+def test_stopping_lets_the_run_end_at_its_next_boundary(site):
+    site.recipe("""
+        file('{here}/a', content='x').notifies('run', 'execute[restart]')
+        execute('slow', command='touch {here}/reached; sleep 0.3; touch {here}/finished')
+        file('{here}/never', content='x')
+        execute('restart', command='touch {here}/restarted', action='nothing')
+    """)
+    kitchen = site.kitchen()
+    run = kitchen.order_run("x")
+    queued = kitchen.order_run("y")
+    eventually((site.folder / "reached").exists, within=5)
+
+    kitchen.stop(timeout=20)
+
+    report = run.wait(0)
+    assert (report["state"], report["error"]) == ("cancelled", "the node is leaving")
+    assert queued.wait(0)["state"] == "cancelled"
+    assert (site.folder / "finished").exists()
+    assert (site.folder / "restarted").exists()
+    assert not (site.folder / "never").exists()
+    with pytest.raises(BusyError, match="is leaving"):
+        kitchen.order_run("z")
+
+
+def test_stopping_cancels_what_takes_too_long(site):
+    site.recipe("execute('long', command='touch {here}/reached; sleep 60')")
+    kitchen = site.kitchen()
+    run = kitchen.order_run("x")
+    eventually((site.folder / "reached").exists, within=5)
+
+    kitchen.stop(timeout=0.1)
+
+    assert run.wait(0)["state"] == "cancelled"
+    kitchen.stop()
+
+
+def test_a_failed_run_settles_and_the_next_one_runs(site):
+    path = site.recipe("1 / 0")
+    kitchen = site.kitchen()
+
+    report = kitchen.order_run("x").wait(5)
+
+    assert (report["state"], kitchen.active()) == ("failed", False)
+    assert report["error"].startswith(f"{path}:2: ")
+    site.recipe("log('mended')")
+    assert kitchen.order_run("x").wait(5)["state"] == "ok"
+
+
+def test_a_journal_that_cannot_be_written_stops_a_run_before_it_does_anything(site, monkeypatch):
+    site.recipe("file('{here}/a', content='x')")
+    kitchen = site.kitchen()
+
+    def full(report, **options):
+        raise JournalError("cannot write to the journal: disk is full")
+
+    monkeypatch.setattr(kitchen._journal, "save_run", full)
+    report = kitchen.order_run("x").wait(5)
+
+    assert (report["state"], report["error"]) == (
+        "failed",
+        "cannot write to the journal: disk is full",
+    )
+    assert not (site.folder / "a").exists()
+    assert kitchen.last_run() == report
+    assert not kitchen.active()
+
+
+# --- between processes (the lock is per open file: a second one here stands for another process)
+
+
+def test_a_run_waits_visibly_for_another_process_and_a_converge_is_refused(site):
+    site.recipe("log('x')")
+    other = RunLock(site.folder / "state" / "run.lock")
+    assert other.take("abc")
+    kitchen = site.kitchen()
+
+    with pytest.raises(BusyError, match=rf"process {psutil.Process().pid} since .*run abc"):
+        kitchen.converge("x")
+    run = kitchen.order_run("x")
+    assert run.state == "queued"
+    eventually(lambda: [each for each in site.events if each["event"] == "run waiting"], within=2)
+    assert kitchen.order_run("y") is run
+    assert kitchen.active()
+    other.release()
+
+    assert run.wait(5)["state"] == "ok"
+    assert [each["event"] for each in site.events][:2] == ["run waiting", "run started"]
+    assert "run abc" in site.events[0]["holder"]
+
+
+def test_a_converge_may_wait_for_another_process(site):
+    site.recipe("log('x')")
+    other = RunLock(site.folder / "state" / "run.lock")
+    other.take("abc")
+    releaser = threading.Timer(0.3, other.release)
+    releaser.start()
+
+    assert site.kitchen().converge("x", wait=True)["state"] == "ok"
+    releaser.join()
+
+
+def test_a_run_that_waits_for_another_process_can_be_cancelled(site):
+    site.recipe("log('x')")
+    other = RunLock(site.folder / "state" / "run.lock")
+    other.take("abc")
+    kitchen = site.kitchen()
+    run = kitchen.order_run("x")
+
+    kitchen.cancel()
+
+    assert run.wait(1)["state"] == "cancelled"
+    assert not kitchen.active()
+    other.release()
+
+
+def test_a_converge_is_refused_while_this_process_runs(site, gate):
+    kitchen = site.kitchen()
+    run = kitchen.order_run("x")
+
+    with pytest.raises(BusyError, match=run.run_id):
+        kitchen.converge("y")
+
+    gate.open()
+    run.wait(5)
+
+
+def test_the_run_of_a_process_that_died_becomes_failed(site):
+    site.recipe("log('x')")
+    kitchen = site.kitchen()
+    kitchen._journal.save_run({"run_id": "dead", "state": "running", "error": None})
+
+    kitchen.declare()
+
+    assert kitchen.run("dead") == {"run_id": "dead", "state": "failed", "error": "process died"}
+
+
+# --- what is known
+
+
+def test_declaring_knows_roles_and_recipes_and_converges_nothing(site):
+    site.write("roles/web.toml", "run_list = ['cb']")
+    site.recipe("include_recipe('::more')\nfile('{here}/a', content='x')")
+    site.recipe("log('x')", "cb::more")
+    kitchen = site.kitchen("role[web]")
+
+    kitchen.declare()
+
+    assert (kitchen.roles, kitchen.recipes) == (["web"], ["cb::default"])
+    assert not (site.folder / "a").exists()
+    assert kitchen.last_run() is None
+    assert not kitchen.active()
+
+
+def test_declaring_a_wrong_recipe_raises_and_keeps_what_stood(site):
+    site.recipe("log('x')")
+    kitchen = site.kitchen()
+    kitchen.declare()
+    path = site.recipe("1 / 0")
+
+    with pytest.raises(RecipeError, match=f"{path}:2: ZeroDivisionError"):
+        kitchen.declare()
+
+    assert kitchen.recipes == ["cb::default"]
+
+
+def test_a_kitchen_without_cookbooks_runs_an_empty_list(site):
+    kitchen = site.kitchen()
+    kitchen.set_run_list([])
+
+    assert kitchen.converge("x")["state"] == "ok"
+    kitchen.set_run_list(["cb"])
+    assert kitchen.converge("x")["error"].startswith("run list: no cookbook 'cb'")
+
+
+def test_attributes_are_data_without_what_is_sensitive(site):
+    site.recipe("node.normal['db'] = {'password': 'geheim', 'user': 'fry'}\nlog('x')")
+    kitchen = site.kitchen(sensitive_attributes=["db.password"])
+
+    assert kitchen.node_attributes("kernel.release") == "6.1"
+    kitchen.converge("x")
+
+    assert kitchen.node_attributes("db.user") == "fry"
+    assert kitchen.node_attributes("recipes.0") == "cb::default"
+    assert "geheim" not in str(kitchen.node_attributes())
+    with pytest.raises(LookupError, match="no attribute 'password' in 'db'"):
+        kitchen.node_attributes("db.password")
+    assert type(kitchen.node_attributes("db")) is dict
+
+
+def test_the_last_run_is_known_after_a_restart(site):
+    site.recipe("log('x')")
+    report = site.converge()
+
+    again = site.kitchen()
+
+    assert again.last_run() == report
+    assert again.run(report["run_id"]) == report
+    assert again.runs()[0]["run_id"] == report["run_id"]
+    assert again.run("nope") is None
+    assert again.status() == {
+        "node": "bender0", "active": False, "running": None, "queued": None, "resource": None,
+        "number": 0, "of": 0, "waiting": None,
+        "last_run": {
+            key: report[key] for key in ("run_id", "state", "started", "seconds", "error")
+        },
+    }  # fmt: skip
+
+
+def test_status_and_run_show_what_is_going_on(site, gate):
+    kitchen = site.kitchen()
+    run = kitchen.order_run("fry")
+    queued = kitchen.order_run("leela")
+    gate.reached()
+    eventually(lambda: kitchen.status()["waiting"], within=2)
+
+    status = kitchen.status()
+
+    assert (status["active"], status["resource"], status["number"], status["of"]) == (
+        True, "log[gate]", 2, 3,
+    )  # fmt: skip
+    assert status["running"]["run_id"] == run.run_id
+    assert status["queued"]["asked_by"] == "leela"
+    assert states(kitchen.run(run.run_id)) == ["changed"]
+    assert kitchen.last_run() is None
+    gate.open()
+    queued.wait(5)
+
+
+def test_events_tell_each_step(site):
+    site.recipe("file('{here}/a', content='x')\nlog('y').only_if(lambda: False)")
+
+    report = site.converge()
+
+    assert [(each["event"], each.get("number"), each.get("of")) for each in site.events] == [
+        ("run started", None, None),
+        ("resource started", 1, 2),
+        ("resource changed", 1, 2),
+        ("resource started", 2, 2),
+        ("resource skipped", 2, 2),
+        ("run ended", None, None),
+    ]
+    assert {(each["node"], each["run_id"]) for each in site.events} == {
+        ("bender0", report["run_id"])
+    }
+    assert site.events[-1]["report"] == report
+
+
+def test_a_listener_that_fails_spoils_nothing_and_one_that_leaves_hears_no_more(site, caplog):
+    site.recipe("log('x')")
+    kitchen = site.kitchen()
+    heard: list[object] = []
+    kitchen.on_event(lambda event: 1 / 0)
+    forget = kitchen.on_event(heard.append)
+
+    assert kitchen.converge("x")["state"] == "ok"
+    count = len(heard)
+    forget()
+    forget()
+    kitchen.converge("x")
+
+    assert count == 4
+    assert len(heard) == count
+    assert "ZeroDivisionError" in caplog.text
+
+
+def test_handlers_hear_of_start_and_end_and_may_fail(site, caplog):
+    site.recipe("execute('x', command='test -e {here}/good')")
+    heard = []
+
+    def handler(moment):
+        def handle(data):
+            heard.append((moment, data["state"]))
+            raise RuntimeError("handler failed")
+
+        return handle
+
+    kitchen = site.kitchen(
+        start_handlers=[handler("start")],
+        report_handlers=[handler("report")],
+        exception_handlers=[handler("exception")],
+    )
+    kitchen.converge("x")
+    (site.folder / "good").touch()
+    kitchen.converge("x")
+
+    assert heard == [
+        ("start", "running"), ("exception", "failed"), ("start", "running"), ("report", "ok"),
+    ]  # fmt: skip
+    assert caplog.text.count("RuntimeError: handler failed") == 4
+
+
+def test_the_log_says_what_happened(site, caplog):
+    caplog.set_level(logging.INFO, logger="flock.converge")
+    site.recipe("file('{here}/a', content='x')\nlog('hello there')\nexecute('false')")
+
+    report = site.converge()
+
+    assert f"file[{site.folder}/a] create: write {site.folder}/a" in caplog.text
+    assert "hello there" in caplog.text
+    assert "execute[false] run failed: `false` ended with exit code 1" in caplog.text
+    assert f"run {report['run_id']} failed after" in caplog.text
+
+
+def test_an_idle_kitchen_has_no_thread(site):
+    site.recipe("log('x')")
+    kitchen = site.kitchen()
+    kitchen.order_run("x").wait(5)
+
+    def threads():
+        return [each.name for each in threading.enumerate() if each.name.startswith("kitchen")]
+
+    assert eventually(threads, within=2, becomes=[]) == []
