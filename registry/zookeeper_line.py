@@ -213,21 +213,21 @@ class Attempt:
         requests = self._requests()
         requests.exists(self._places.line)  # so that there is a session to speak of
         session = self._session.guard.session
-        path = f"{self._places.line}/{self._claim.attempt}."
-        data = self._claim.encoded()
         while True:
+            path = f"{self._places.line}/{self._claim.attempt}."
             self._entering = True
             try:
-                created, stat = requests.create_in_sequence(path, data)
+                created, stat = requests.create_in_sequence(path, self._claim.encoded())
             except NoNodeError:
                 self._lay_out(requests)
                 continue
             except RegistryUnavailable as error:
-                if not error.may_have_happened:
+                if not error.may_have_happened or not requests.remaining:
                     raise
-                found = self._find_entry(self._requests())
+                found = self._find_entry(requests)
                 if found is None:
-                    raise
+                    self._begin_anew()
+                    continue
                 created, stat = found
             break
         self._entering = False

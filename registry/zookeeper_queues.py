@@ -103,6 +103,10 @@ class Queues:
         steps.create(self._marks_path(queue))
         try:
             steps.commit()
+        except RegistryUnavailable as error:
+            # Made or not: whoever appends next finds out.
+            if not error.may_have_happened or not requests.remaining:
+                raise
         except Refused as refusal:
             if isinstance(refusal.error, NoNodeError):
                 requests.ensure(self._queues)

@@ -204,6 +204,9 @@ class _Orders:
     def release(self, lockid: str) -> None:
         self._locks.pop(lockid).release()
 
+    def write_under(self, path: str, value: Any, lockid: str) -> int:
+        return self._registry.write(path, value, under=self._locks[lockid])
+
     def lock_state(self, lockid: str) -> str:
         return self._locks[lockid].state().value
 

@@ -1,0 +1,139 @@
+"""Faults between a registry and its ZooKeeper: a proxy that loses answers, and a real expiry."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+import threading
+from collections.abc import Iterable
+
+from kazoo.client import KazooClient
+
+from registry.zookeeper import ZooKeeperRegistry
+
+CREATE, DELETE, SET_DATA, MULTI, CREATE2 = 1, 2, 5, 14, 15
+"""Requests that write, as ZooKeeper numbers them."""
+
+_PING_XID = -2
+
+
+def end_session(registry: ZooKeeperRegistry, hosts: str) -> None:
+    """Let the server end a registry's session, as it does when nothing was heard for too long.
+
+    A second client takes the session over and closes it.
+    """
+    client = registry._session._client
+    assert client is not None
+    session = (client._session_id, client._session_passwd)
+    other = KazooClient(hosts, client_id=session, timeout=2.0)
+    other.start(10)
+    other.stop()
+    other.close()
+
+
+class Proxy:
+    """A way to a server on loopback that can lose answers, and be closed and opened again."""
+
+    def __init__(self, hosts: str) -> None:
+        host, _, port = hosts.partition(",")[0].rpartition(":")
+        self._server = (host, int(port))
+        self._lock = threading.Lock()
+        self._sockets: set[socket.socket] = set()
+        self._threads: list[threading.Thread] = []
+        self._lose: frozenset[int] = frozenset()
+        self._answer_is_lost = False
+        self.lost = threading.Event()
+        self._is_open = True
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._begin(self._accept)
+
+    @property
+    def address(self) -> str:
+        """Where clients connect to, as `HOST:PORT`."""
+        return f"127.0.0.1:{self._listener.getsockname()[1]}"
+
+    def lose_answer_to(self, *requests: int) -> None:
+        """Break the connection once, between the next such request and its answer."""
+        self.lost.clear()
+        self._answer_is_lost = False
+        self._lose = frozenset(requests)
+
+    def shut(self) -> None:
+        """Break every connection, and refuse new ones."""
+        self._is_open = False
+        self._break_all()
+
+    def reopen(self) -> None:
+        """Let connections through again."""
+        self._is_open = True
+
+    def close(self) -> None:
+        """End it, with all its threads."""
+        self._is_open = False
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self._break_all()
+        for thread in self._threads:
+            thread.join(5)
+
+    def _begin(self, target: object, *args: object) -> None:
+        thread = threading.Thread(target=target, args=args, name="proxy")  # type: ignore[arg-type]
+        self._threads.append(thread)
+        thread.start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            if not self._is_open:
+                client.close()
+                continue
+            try:
+                server = socket.create_connection(self._server, 2.0)
+            except OSError:
+                client.close()
+                continue
+            server.settimeout(None)
+            with self._lock:
+                self._sockets.update((client, server))
+            self._begin(self._pump, client, server, True)
+            self._begin(self._pump, server, client, False)
+
+    def _pump(self, source: socket.socket, target: socket.socket, to_server: bool) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65_536):
+                if self._is_to_be_lost(data, to_server):
+                    self.lost.set()
+                    break
+                target.sendall(data)
+        self._break((source, target))
+
+    def _is_to_be_lost(self, data: bytes, to_server: bool) -> bool:
+        if len(data) < 12 or not self._lose:
+            return False
+        _, xid, request = struct.unpack_from(">iii", data)
+        if xid == _PING_XID:
+            return False
+        if to_server:
+            self._answer_is_lost = self._answer_is_lost or request in self._lose
+            return False
+        if self._answer_is_lost:
+            self._lose = frozenset()
+            return True
+        return False
+
+    def _break_all(self) -> None:
+        with self._lock:
+            sockets = list(self._sockets)
+        self._break(sockets)
+
+    def _break(self, sockets: Iterable[socket.socket]) -> None:
+        for one in sockets:
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+            one.close()
+            with self._lock:
+                self._sockets.discard(one)
