@@ -31,8 +31,9 @@ from flock.errors import (
 )
 from flock.failures import fail_message
 from flock.future import Future
+from flock.hosting import Invocation
 from flock.messages import ACCEPTED, CALL, MAX_CHAIN, REPLY, Chain
-from flock.supervisor import Invocation, Supervisor
+from flock.supervisor import Supervisor
 from flock.wire import Codec
 from registry.contract import KeyRecord
 
@@ -165,7 +166,8 @@ class Dispatcher:
             message = self._codec.encode(fail_message(call_id, error))
         except EncodeError:
             # A field of the error cannot travel; its text can.
-            bare = RuntimeError(f"{type(error).__name__}: {error}"[:1000].encode("ascii", "replace"))
+            text = f"{type(error).__name__}: {error}"[:1000].encode("ascii", "replace")
+            bare = RuntimeError(text.decode())
             message = self._codec.encode(fail_message(call_id, bare))
         self._send(peer, call_id, message, urgent=True)
 
@@ -229,7 +231,7 @@ def refuse_unless_allowed(caller: KeyRecord, actor: str, method: str) -> None:
 def _chain_of(raw: list[Any]) -> Chain:
     chain = tuple(tuple(link) for link in raw if isinstance(link, list))
     well_formed = len(chain) == len(raw) <= MAX_CHAIN and all(
-        len(link) == 3  # noqa: PLR2004 - node, actor, id
+        len(link) == 3
         and isinstance(link[0], str)
         and isinstance(link[1], str)
         and isinstance(link[2], int)

@@ -15,6 +15,12 @@ a message.
     FAIL         id, type, message, may_have_run, fields, traceback
     OPEN_CALLS   ids                                                     10,000 ids
     BYE          reason
+    BATCH        id, actor, calls, seconds, chain, under                 10,000 calls
+    WATCH        id, actor                                               empty: the node
+    UNWATCH      id
+    DOWN         id, reason, crashed
+    PUBLISH      topic, value, number, publisher
+    PROBE        id, actor, path                                         at most 64
 
     field         type        what it says
     ------------  ----------  ----------------------------------------------------
@@ -35,6 +41,11 @@ a message.
     may_have_run  bool        False if the method surely never started
     fields        map         the error's own fields
     ids           list        calls the sender still waits for
+    calls         list        of [method, args, kwargs]
+    crashed       bool        False if the actor, or the node, ended of its own will
+    number        int         counts what a publisher sent to this peer on this topic;
+                              a number that is left out was dropped on the way
+    path          list        as `chain`: actors that wait for each other, first first
 
 `OPEN_CALLS` is sent after a lane was replaced: calls that the receiver neither
 holds nor has an unsent reply for are answered with FAIL `ConnectionLost`.
@@ -64,6 +75,12 @@ REPLY: Final = 4
 FAIL: Final = 5
 OPEN_CALLS: Final = 6
 BYE: Final = 7
+BATCH: Final = 8
+WATCH: Final = 9
+UNWATCH: Final = 10
+DOWN: Final = 11
+PUBLISH: Final = 12
+PROBE: Final = 13
 
 NUMBER: Final = (int, float)
 
@@ -76,6 +93,12 @@ FIELD_TYPES: Final[dict[int, tuple[Any, ...]]] = {
     FAIL: (int, str, str, bool, dict, str),
     OPEN_CALLS: (list,),
     BYE: (str,),
+    BATCH: (int, str, list, (*NUMBER, type(None)), list, (list, type(None))),
+    WATCH: (int, str),
+    UNWATCH: (int,),
+    DOWN: (int, str, bool),
+    PUBLISH: (str, object, int, str),
+    PROBE: (int, str, list),
 }
 """Types of the fields after the kind, as `isinstance` takes them."""
 

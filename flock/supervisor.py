@@ -1,15 +1,9 @@
-"""Actors under a name: running them, and starting them anew when they crash.
-
-A named actor runs on a thread of ours instead of Pykka's own loop, for three
-reasons: `sys.exit` in one method must not stop every actor of the process, the
-thread must know on whose behalf it works, and an answer should leave together
-with others when more calls wait. What Pykka promises otherwise holds: tells
-and asks by reference, `on_start`, `on_stop`, `on_failure`, one message at a
-time.
+"""Actors under a name: starting them, and starting them anew when they crash.
 
 A crashed actor is started anew after a pause (0.1 s, doubling up to 30 s), at
 most 5 times in 60 s; then it is given up, loudly. Stock actors are never given
-up, only slowed to one start in 30 s.
+up, only slowed to one start in 30 s. An actor that ends of its own will is
+forgotten. Actors of a group share their fate as the group's strategy says.
 """
 
 from __future__ import annotations
@@ -19,311 +13,155 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import pykka
-from pykka.messages import _ActorStop
 
-from flock.actor import Actor, Method, method_table
-from flock.context import current
-from flock.errors import ActorDead, DeadlockError, OverloadedError, UsageError
-from flock.messages import Chain
+from flock.actor import Method, method_table
+from flock.errors import ActorDead, DeadlockError, UsageError
+from flock.hosting import HostedActor, Invocation
+from flock.messages import MAX_NAME_BYTES
+from flock.timers import clock
 
 logger = logging.getLogger(__name__)
-
-MAX_INBOX = 10_000
-"""Calls that wait in an actor's inbox before more are refused."""
-
-_BOOTTIME = time.CLOCK_BOOTTIME
-_boottime_now = time.clock_gettime
 
 FIRST_PAUSE = 0.1
 LONGEST_PAUSE = 30.0
 MAX_RESTARTS = 5
 RESTART_WINDOW = 60.0
+_END_WITHIN = 5.0  # seconds an actor may take to end
+
+Strategy = Literal["one_for_one", "one_for_all", "rest_for_one"]
+STRATEGIES: tuple[Strategy, ...] = ("one_for_one", "one_for_all", "rest_for_one")
+Factory = Callable[[], pykka.Actor]
 
 
-class Answerer(Protocol):
-    """Sends what became of a call."""
-
-    def answer(self, invocation: Invocation, value: Any, *, more_wait: bool) -> None:
-        """Send the method's value; `more_wait` says that more answers come soon."""
-
-    def fail(self, invocation: Invocation, error: BaseException) -> None:
-        """Send an error."""
-
-    def skipped(self, invocation: Invocation) -> None:
-        """Note that the deadline passed before the method began; it is not run."""
-
-
-class Invocation:
-    """One call or tell on its way through an actor.
-
-    Attributes:
-        peer: where it came from.
-        call_id: its number there; 0 for a tell, which wants no answer.
-        deadline: `CLOCK_BOOTTIME` seconds after which it must not start; None for never.
-        chain: the calls that led here.
-    """
-
-    __slots__ = ("answerer", "args", "call_id", "chain", "deadline", "kwargs", "method", "peer")
-
-    def __init__(
-        self,
-        answerer: Answerer,
-        peer: Any,
-        call_id: int,
-        method: Method,
-        args: list[Any],
-        kwargs: dict[str, Any],
-        deadline: float | None,
-        chain: Chain,
-    ) -> None:
-        """Note the call."""
-        self.answerer = answerer
-        self.peer = peer
-        self.call_id = call_id
-        self.method = method
-        self.args = args
-        self.kwargs = kwargs
-        self.deadline = deadline
-        self.chain = chain
-
-
-class HostedActor:
-    """One instance of a named actor and the thread it runs on.
-
-    It is also the `WaitingActor` of its thread: it knows which call it waits
-    for, so that a call that leads back to it can be refused instead of waiting
-    for ever.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        actor: pykka.Actor,
-        table: dict[str, Method],
-        ended: Callable[[HostedActor, BaseException | None], None],
-        node_name: str,
-    ) -> None:
-        """Wrap an actor that is made and not started.
-
-        Args:
-            name: the name it is registered under.
-            actor: the instance.
-            table: what others may call.
-            ended: called on the actor's thread when it is over, with the error
-                if it crashed.
-            node_name: this node's name, as chains of calls carry it.
-        """
-        self.name = name
-        self._node_name = node_name
-        self.actor = actor
-        self.table = table
-        self._over = threading.Event()
-        self._invocation: Invocation | None = None
-        self._ended = ended
-        self._waiting_for = 0
-        self._chained: dict[int, Invocation] = {}
-        self._chained_lock = threading.Lock()
-        self._survives_tells = isinstance(actor, Actor) and actor.survives_tells
-        self.thread = threading.Thread(target=self._run, name=f"actor-{name}", daemon=True)
+class Actors(Protocol):
+    """What takes calls under a name: one actor, or a pool of them."""
 
     @property
-    def busy_with(self) -> str | None:
-        """The method that runs now; None if none does."""
-        invocation = self._invocation
-        return None if invocation is None else invocation.method.name
-
-    @property
-    def caller(self) -> str:
-        """Name of the node or visitor whose call is worked on; empty for none."""
-        invocation = self._invocation
-        return "" if invocation is None else invocation.peer.title
-
-    @property
-    def is_over(self) -> bool:
-        """True once the instance takes no more calls."""
-        return self._over.is_set()
-
-    def start(self) -> None:
-        """Begin to take calls."""
-        pykka.ActorRegistry.register(self.actor.actor_ref)
-        self.thread.start()
-
-    def waiting_count(self) -> int:
-        """Return how many messages wait in the inbox."""
-        inbox: Any = self.actor.actor_inbox
-        return int(inbox.qsize())
-
-    # --- taking calls (the reader's thread)
+    def table(self) -> dict[str, Method]:
+        """What others may call."""
 
     def deliver(self, invocation: Invocation) -> None:
-        """Put a call into the inbox.
-
-        Raises:
-            ActorDead: the actor is over; it did not run.
-            OverloadedError: the inbox is full.
-            DeadlockError: the actor waits for a call of the invocation's own chain.
-        """
-        inbox: Any = self.actor.actor_inbox
-        if self._over.is_set():
-            raise ActorDead(f"actor {self.name!r} has stopped", may_have_run=False)
-        if inbox.qsize() >= MAX_INBOX:
-            raise OverloadedError(f"{MAX_INBOX} calls wait already for actor {self.name!r}")
-        if invocation.chain:
-            self._note_chain(invocation)
-        inbox.put(invocation)
-        if self._over.is_set():
-            self._drain()
-
-    def _note_chain(self, invocation: Invocation) -> None:
-        with self._chained_lock:
-            if self._waiting_for and invocation.call_id:
-                self._refuse_circle(self._waiting_for, invocation.chain)
-            self._chained[id(invocation)] = invocation
-
-    # --- waiting for other actors (the actor's own thread)
-
-    def begin_wait(self, call_id: int) -> None:
-        """Note that this thread waits for a call, and refuse those in the inbox that need us."""
-        refused: list[tuple[Invocation, DeadlockError]] = []
-        with self._chained_lock:
-            self._waiting_for = call_id
-            for invocation in list(self._chained.values()):
-                try:
-                    self._refuse_circle(call_id, invocation.chain)
-                except DeadlockError as error:
-                    if invocation.call_id:
-                        del self._chained[id(invocation)]
-                        invocation.deadline = 0.0  # it still lies in the inbox: do not start it
-                        refused.append((invocation, error))
-        for invocation, refusal in refused:
-            invocation.answerer.fail(invocation, refusal)
-
-    def end_wait(self, call_id: int) -> None:
-        """Note that the wait is over."""
-        self._waiting_for = 0
-
-    def _refuse_circle(self, waiting_for: int, chain: Chain) -> None:
-        """Raise `DeadlockError` if `chain` holds the call that this actor waits for."""
-        if any(tuple(link) == (self._node_name, self.name, waiting_for) for link in chain):
-            circle = [f"{node}/{actor or 'caller'}" for node, actor, _ in chain]
-            path = " -> ".join([*circle, f"{self._node_name}/{self.name}"])
-            raise DeadlockError(f"these calls would wait for each other for ever: {path}", circle)
-
-    # --- the actor's thread
-
-    def _run(self) -> None:
-        current.actor = self
-        actor, inbox = self.actor, self.actor.actor_inbox
-        crash: BaseException | None = None
-        try:
-            actor.on_start()
-        except BaseException as error:
-            logger.exception("actor %r failed in on_start", self.name)
-            crash = error
-            self._stop_flags()
-        while not actor.actor_stopped.is_set():
-            item: Any = inbox.get()
-            crash = (
-                self._invoke(item) if type(item) is Invocation else self._pykka_message(item)
-            )
-            if crash is not None:
-                self._stop_flags()
-                self._tell_failure(crash)
-        self._over.set()
-        self._drain()
-        current.actor = None
-        self._ended(self, crash)
-
-    def _invoke(self, invocation: Invocation) -> BaseException | None:
-        """Run one call; return the error if the actor must die of it."""
-        if invocation.chain:
-            with self._chained_lock:
-                self._chained.pop(id(invocation), None)
-            current.chain = invocation.chain
-        deadline = invocation.deadline
-        if deadline is not None and _boottime_now(_BOOTTIME) >= deadline:
-            invocation.answerer.skipped(invocation)
-            return None
-        method = invocation.method
-        self._invocation = invocation
-        try:
-            value = method.function(self.actor, *invocation.args, **invocation.kwargs)
-        except BaseException as error:
-            # Also what is no Exception: one actor's sys.exit is not the end of all.
-            if invocation.call_id:
-                invocation.answerer.fail(invocation, error)
-                return None
-            logger.exception("actor %r: %s failed in a tell", self.name, method.name)
-            return None if self._survives_tells else error
-        else:
-            if invocation.call_id:
-                inbox: Any = self.actor.actor_inbox
-                invocation.answerer.answer(invocation, value, more_wait=not inbox.empty())
-            return None
-        finally:
-            self._invocation = None
-            if invocation.chain:
-                current.chain = ()
-
-    def _pykka_message(self, envelope: Any) -> BaseException | None:
-        """Handle what came by an actor reference, by Pykka's own rules."""
-        try:
-            response = self.actor._handle_receive(envelope.message)  # noqa: SLF001 - see above
-        except BaseException as error:
-            if envelope.reply_to is not None:
-                envelope.reply_to.set_exception((type(error), error, error.__traceback__))
-                return None
-            logger.exception("actor %r failed in a tell", self.name)
-            return None if self._survives_tells else error
-        if envelope.reply_to is not None:
-            envelope.reply_to.set(response)
-        return None
-
-    def _tell_failure(self, error: BaseException) -> None:
-        try:
-            self.actor.on_failure(type(error), error, error.__traceback__)
-        except BaseException:
-            logger.exception("actor %r failed in on_failure", self.name)
-
-    def _stop_flags(self) -> None:
-        pykka.ActorRegistry.unregister(self.actor.actor_ref)
-        self.actor.actor_stopped.set()
-
-    def _drain(self) -> None:
-        """Fail what still lies in the inbox of an actor that is over."""
-        inbox: Any = self.actor.actor_inbox
-        while not inbox.empty():
-            item: Any = inbox.get()
-            error = ActorDead(
-                f"actor {self.name!r} stopped before the call began", may_have_run=False
-            )
-            if type(item) is Invocation:
-                if item.call_id:
-                    item.answerer.fail(item, error)
-            elif item.reply_to is not None:
-                if isinstance(item.message, _ActorStop):
-                    item.reply_to.set(None)
-                else:
-                    dead = pykka.ActorDeadError(str(error))
-                    item.reply_to.set_exception((type(dead), dead, None))
+        """Take a call; raise a `CallError` if that cannot be."""
 
 
 class _Place:
     """A name an actor is registered under, over all its restarts."""
 
-    def __init__(self, name: str, factory: Callable[[], pykka.Actor], *, is_stock: bool) -> None:
+    def __init__(self, name: str, factory: Factory, group: Group, *, is_stock: bool) -> None:
         self.name = name
         self.factory = factory
+        self.group = group
         self.is_stock = is_stock
         self.hosted: HostedActor | None = None
         self.state = "starting"
         self.restarts = 0
-        self.recent: deque[float] = deque()
         self.last_error = ""
-        self.timer: threading.Timer | None = None
+
+    @property
+    def is_running(self) -> bool:
+        return self.hosted is not None and not self.hosted.is_over
+
+
+class _Pool:
+    """Several actors of one class behind one name; the one with least to do takes a call."""
+
+    def __init__(self, members: list[_Place]) -> None:
+        self.members = members
+
+    @property
+    def table(self) -> dict[str, Method]:
+        return next((each.hosted.table for each in self.members if each.hosted is not None), {})
+
+    def deliver(self, invocation: Invocation) -> None:
+        workers = [each.hosted for each in self.members if each.hosted and not each.hosted.is_over]
+        if not workers:
+            raise ActorDead("no worker of the pool is running", may_have_run=False)
+        workers.sort(key=lambda worker: (bool(worker.waiting_for), worker.load()))
+        for worker in workers[:-1]:
+            try:
+                worker.deliver(invocation)
+                return
+            except (ActorDead, DeadlockError):
+                # That one would wait for ever, or just ended: another need not.
+                continue
+        workers[-1].deliver(invocation)
+
+
+class Group:
+    """Actors that share their fate: what happens to the others when one crashes.
+
+    `one_for_one` starts the crashed one anew, `one_for_all` all of them,
+    `rest_for_one` it and those that were added after it.
+    """
+
+    def __init__(
+        self,
+        supervisor: Supervisor,
+        strategy: Strategy = "one_for_one",
+        max_restarts: int = MAX_RESTARTS,
+        within: float = RESTART_WINDOW,
+    ) -> None:
+        """Make an empty group.
+
+        Args:
+            supervisor: whose actors these are.
+            strategy: who is started anew with a crashed actor.
+            max_restarts: crashes within `within` seconds before all are given up.
+            within: seconds.
+
+        Raises:
+            UsageError: there is no such strategy.
+        """
+        if strategy not in STRATEGIES:
+            raise UsageError(f"strategy is one of {', '.join(STRATEGIES)}, not {strategy!r}")
+        self.strategy = strategy
+        self.max_restarts = max_restarts
+        self.within = within
+        self._supervisor = supervisor
+        self._places: list[_Place] = []
+        self._crashes: deque[float] = deque()
+
+    def supervise(
+        self, actor_class: type[pykka.Actor], *args: Any, name: str, **kwargs: Any
+    ) -> pykka.ActorRef[Any]:
+        """Start an actor in this group, under a name; as `Flock.supervise`."""
+        return self._supervisor.add(name, lambda: actor_class(*args, **kwargs), group=self)
+
+    def join(self, place: _Place) -> None:
+        """Add an actor; the supervisor's to call, as are the methods below."""
+        self._places.append(place)
+
+    def leave(self, place: _Place) -> None:
+        """Forget an actor that ended or was removed."""
+        if place in self._places:
+            self._places.remove(place)
+
+    def shares_fate_of(self, crashed: _Place) -> list[_Place]:
+        """Return who is started anew with a crashed actor, itself included, in order."""
+        if self.strategy == "one_for_one":
+            return [crashed]
+        first = 0 if self.strategy == "one_for_all" else self._places.index(crashed)
+        return self._places[first:]
+
+    def pause_after_crash(self, *, is_stock: bool) -> float | None:
+        """Note a crash; return the seconds to wait before starting anew, None to give up."""
+        now = time.monotonic()
+        while self._crashes and now - self._crashes[0] > self.within:
+            self._crashes.popleft()
+        before = len(self._crashes)
+        if before >= self.max_restarts and not is_stock:
+            return None
+        self._crashes.append(now)
+        if before >= self.max_restarts:
+            return LONGEST_PAUSE
+        return min(FIRST_PAUSE * 2.0**before, LONGEST_PAUSE)
+
+
+Ended = Callable[[str, str, bool], None]
+"""Called with an actor's name, why its instance is over, and whether it crashed."""
 
 
 class Supervisor:
@@ -338,12 +176,25 @@ class Supervisor:
         """
         self._node_name = node_name
         self._changed = changed
+        self._ended_listener: Ended | None = None
         self._places: dict[str, _Place] = {}
+        self._pools: dict[str, _Pool] = {}
         self._lock = threading.RLock()
         self._closing = False
 
+    def on_end(self, listener: Ended) -> None:
+        """Tell `listener` of the end of every actor's instance, on the actor's thread."""
+        self._ended_listener = listener
+
+    # --- adding
+
     def add(
-        self, name: str, factory: Callable[[], pykka.Actor], *, is_stock: bool = False
+        self,
+        name: str,
+        factory: Factory,
+        *,
+        is_stock: bool = False,
+        group: Group | None = None,
     ) -> pykka.ActorRef[Any]:
         """Start an actor under a name and keep it running.
 
@@ -351,159 +202,254 @@ class Supervisor:
             name: what others call it by.
             factory: makes an instance; called again after each crash.
             is_stock: True is never given up.
+            group: whose fate it shares; None for its own alone.
 
         Raises:
             UsageError: the name is taken or not a name, or the class has a
                 method that a proxy keeps for itself.
             Exception: what making the first instance raised.
         """
-        if not name or len(name) > 255 or "/" in name:
-            raise UsageError(f"{name!r} cannot be an actor's name: 1 to 255 characters without '/'")
-        with self._lock:
-            if self._closing:
-                raise UsageError("this flock is closed")
-            if name in self._places:
-                raise UsageError(f"an actor named {name!r} is registered already")
-            place = self._places[name] = _Place(name, factory, is_stock=is_stock)
-        try:
-            hosted = self._start(place)
-        except BaseException:
-            with self._lock:
-                self._places.pop(name, None)
-            raise
+        _check_name(name)
+        hosted = self._add(name, factory, group or Group(self), is_stock=is_stock)
         self._changed()
         return hosted.actor.actor_ref
 
-    def get(self, name: str) -> HostedActor | None:
-        """Return the instance that takes calls under a name; None if there is no such name.
+    def add_pool(self, name: str, factory: Factory, size: int) -> None:
+        """Start `size` actors behind one name; a call goes to the one with least to do.
 
         Raises:
-            ActorDead: the name is known and its actor is just not running.
+            UsageError: as for `add`, or `size` is below 1.
         """
-        place = self._places.get(name)
-        if place is None:
-            return None
-        hosted = place.hosted
-        if hosted is None or hosted.is_over:
-            raise ActorDead(f"actor {name!r} is {place.state}", may_have_run=False)
-        return hosted
+        _check_name(name)
+        if size < 1:
+            raise UsageError(f"a pool has at least 1 actor, not {size}")
+        members: list[_Place] = []
+        try:
+            for number in range(1, size + 1):
+                hosted = self._add(f"{name}/{number}", factory, Group(self), is_stock=False)
+                members.append(self._places[hosted.name])
+            with self._lock:
+                if name in self._places or name in self._pools:
+                    raise UsageError(f"an actor named {name!r} is registered already")
+                self._pools[name] = _Pool(members)
+        except BaseException:
+            self._drop(members, 5.0)
+            raise
+        self._changed()
 
-    def names(self) -> list[str]:
-        """Return the registered names, sorted."""
+    def _add(self, name: str, factory: Factory, group: Group, *, is_stock: bool) -> HostedActor:
         with self._lock:
-            return sorted(self._places)
-
-    def describe(self) -> list[dict[str, Any]]:
-        """Say of each actor how it does, as plain data."""
-        with self._lock:
-            places = sorted(self._places.values(), key=lambda place: place.name)
-        rows = []
-        for place in places:
-            hosted = place.hosted
-            alive = hosted is not None and not hosted.is_over
-            rows.append(
-                {
-                    "name": place.name,
-                    "class": type(hosted.actor).__name__ if hosted is not None else "",
-                    "state": place.state,
-                    "waiting": hosted.waiting_count() if hosted is not None and alive else 0,
-                    "busy_with": hosted.busy_with if hosted is not None else None,
-                    "restarts": place.restarts,
-                    "error": place.last_error,
-                    "methods": sorted(hosted.table) if hosted is not None else [],
-                }
-            )
-        return rows
+            if self._closing:
+                raise UsageError("this flock is closed")
+            if name in self._places or name in self._pools:
+                raise UsageError(f"an actor named {name!r} is registered already")
+            place = self._places[name] = _Place(name, factory, group, is_stock=is_stock)
+            group.join(place)
+        try:
+            return self._start(place)
+        except BaseException:
+            with self._lock:
+                self._places.pop(name, None)
+                group.leave(place)
+            raise
 
     def _start(self, place: _Place) -> HostedActor:
         actor = place.factory()
         if not isinstance(actor, pykka.ThreadingActor):
             raise UsageError(f"{type(actor).__name__} is not a pykka.ThreadingActor")
-        hosted = HostedActor(place.name, actor, method_table(type(actor)), self._ended, self._node_name)
+        hosted = HostedActor(
+            place.name, actor, method_table(type(actor)), self._ended, self._node_name
+        )
         place.hosted = hosted
         place.state = "running"
         hosted.start()
         return hosted
 
+    # --- looking up
+
+    def get(self, name: str) -> Actors | None:
+        """Return what takes calls under a name; None if there is no such name.
+
+        Raises:
+            ActorDead: the name is known and its actor is just not running.
+        """
+        place = self._places.get(name)
+        if place is None or "/" in name:
+            return self._pools.get(name)
+        hosted = place.hosted
+        if hosted is None or hosted.is_over:
+            raise ActorDead(f"actor {name!r} is {place.state}", may_have_run=False)
+        return hosted
+
+    def instances(self, name: str) -> list[HostedActor]:
+        """Return the running instances behind a name: one, a pool's workers, or none."""
+        with self._lock:
+            pool = self._pools.get(name)
+            places = pool.members if pool is not None else [self._places.get(name)]
+        return [
+            each.hosted for each in places if each is not None and each.hosted and each.is_running
+        ]
+
+    def names(self) -> list[str]:
+        """Return the registered names, sorted; a pool counts as one."""
+        with self._lock:
+            return sorted({*(name for name in self._places if "/" not in name), *self._pools})
+
+    def describe(self) -> list[dict[str, Any]]:
+        """Say of each actor how it does, as plain data; a pool's workers one by one."""
+        with self._lock:
+            places = sorted(self._places.values(), key=lambda place: place.name)
+        return [_describe(place) for place in places]
+
+    def running(self) -> list[HostedActor]:
+        """Return every running instance."""
+        with self._lock:
+            places = sorted(self._places.values(), key=lambda place: place.name)
+        return [each.hosted for each in places if each.hosted is not None and each.is_running]
+
+    # --- ends
+
     def _ended(self, hosted: HostedActor, error: BaseException | None) -> None:
         """Decide what becomes of a name whose actor is over."""
+        reason = "stopped" if error is None else f"{type(error).__name__}: {error}"
         with self._lock:
             place = self._places.get(hosted.name)
-            if self._closing or place is None or place.hosted is not hosted:
-                return
-            if error is None:
-                del self._places[hosted.name]
-            else:
-                place.last_error = f"{type(error).__name__}: {error}"
-                self._plan_restart(place)
-        self._changed()
-
-    def _plan_restart(self, place: _Place) -> None:
-        now = time.monotonic()
-        while place.recent and now - place.recent[0] > RESTART_WINDOW:
-            place.recent.popleft()
-        if len(place.recent) >= MAX_RESTARTS and not place.is_stock:
-            place.state = "given up"
-            logger.error(
-                "actor %r crashed %d times in %g s and is given up: %s",
-                place.name, len(place.recent) + 1, RESTART_WINDOW, place.last_error,
-            )
-            return
-        pause = min(FIRST_PAUSE * 2 ** len(place.recent), LONGEST_PAUSE)
-        if len(place.recent) >= MAX_RESTARTS:
-            pause = LONGEST_PAUSE
-        place.recent.append(now)
-        place.state = f"starting anew in {pause:g} s"
-        logger.warning("actor %r crashed (%s) and is started anew in %g s",
-                       place.name, place.last_error, pause)
-        place.timer = threading.Timer(pause, self._restart, (place,))
-        place.timer.daemon = True
-        place.timer.start()
-
-    def _restart(self, place: _Place) -> None:
-        with self._lock:
-            if self._closing or self._places.get(place.name) is not place:
-                return
-            place.restarts += 1
-            try:
-                self._start(place)
-            except BaseException as error:
-                place.last_error = f"{type(error).__name__}: {error}"
-                self._plan_restart(place)
-        self._changed()
-
-    def remove(self, name: str, timeout: float = 5.0) -> None:
-        """Stop an actor for good and forget its name."""
-        with self._lock:
-            place = self._places.pop(name, None)
-        if place is not None:
-            _stop([place], timeout)
+            is_ours = place is not None and place.hosted is hosted and not self._closing
+            if place is not None and is_ours and place.state == "running":
+                if error is None:
+                    self._forget(place)
+                else:
+                    place.last_error = reason
+                    self._plan_restart(place)
+        if self._ended_listener is not None:
+            self._ended_listener(hosted.name, reason, error is not None)
+        if is_ours:
             self._changed()
 
-    def close(self, timeout: float = 5.0) -> list[str]:
+    def _forget(self, place: _Place) -> None:
+        self._places.pop(place.name, None)
+        place.group.leave(place)
+        pool = self._pools.get(place.name.partition("/")[0])
+        if pool is not None and place in pool.members:
+            pool.members.remove(place)
+
+    def _plan_restart(self, crashed: _Place) -> None:
+        """Have a crashed actor, and who shares its fate, started anew; the lock is held."""
+        group = crashed.group
+        places = group.shares_fate_of(crashed)
+        pause = group.pause_after_crash(is_stock=crashed.is_stock)
+        if pause is None:
+            logger.error(
+                "actor %r crashed more than %d times in %g s and is given up: %s",
+                crashed.name,
+                group.max_restarts,
+                group.within,
+                crashed.last_error,
+            )
+        else:
+            logger.warning(
+                "actor %r crashed (%s) and is started anew in %g s",
+                crashed.name,
+                crashed.last_error,
+                pause,
+            )
+        for place in places:
+            place.state = "given up" if pause is None else f"starting anew in {pause:g} s"
+            if place is not crashed and place.hosted is not None:
+                place.hosted.stop()
+        if pause is not None:
+            clock.start(pause, lambda _: self._restart_on_thread(places))
+
+    def _restart_on_thread(self, places: list[_Place]) -> None:
+        # Making an actor may take its time, and is not the clock's work.
+        threading.Thread(
+            target=self._restart, args=(places,), name="flock-restart", daemon=True
+        ).start()
+
+    def _restart(self, places: list[_Place]) -> None:
+        deadline = time.monotonic() + _END_WITHIN
+        for place in places:
+            if place.hosted is not None:
+                place.hosted.thread.join(max(0.0, deadline - time.monotonic()))
+        for place in places:
+            with self._lock:
+                if self._closing or self._places.get(place.name) is not place:
+                    continue
+                place.restarts += 1
+                try:
+                    self._start(place)
+                except Exception as error:
+                    logger.exception("actor %r could not be made anew", place.name)
+                    place.last_error = f"{type(error).__name__}: {error}"
+                    place.hosted = None
+                    self._plan_restart(place)
+                    break
+        self._changed()
+
+    def remove(self, name: str, timeout: float = _END_WITHIN) -> None:
+        """Stop an actor, or a pool, for good and forget its name."""
+        with self._lock:
+            pool = self._pools.pop(name, None)
+            place = self._places.get(name)
+            places = pool.members if pool is not None else [place] if place is not None else []
+        self._drop(places, timeout)
+        self._changed()
+
+    def _drop(self, places: Iterable[_Place], timeout: float) -> None:
+        places = list(places)
+        with self._lock:
+            for place in places:
+                place.state = "stopping"
+                self._places.pop(place.name, None)
+                place.group.leave(place)
+        _stop(places, timeout)
+
+    def close(self, timeout: float = _END_WITHIN) -> list[str]:
         """Stop all actors, the youngest first; return those that would not stop in time."""
         with self._lock:
             self._closing = True
             places = list(self._places.values())
-        return _stop(reversed(places), timeout)
+        return _stop(places[::-1], timeout)
+
+
+def _check_name(name: str) -> None:
+    if not name or len(name) > MAX_NAME_BYTES or "/" in name:
+        raise UsageError(
+            f"{name!r} cannot be an actor's name: 1 to {MAX_NAME_BYTES} characters without '/'"
+        )
+
+
+def _describe(place: _Place) -> dict[str, Any]:
+    hosted = place.hosted
+    if hosted is None:
+        row: dict[str, Any] = {"class": "", "waiting": 0, "busy_with": None, "methods": []}
+    else:
+        row = {
+            "class": type(hosted.actor).__name__,
+            "waiting": hosted.waiting_count() if place.is_running else 0,
+            "busy_with": hosted.busy_with,
+            "methods": sorted(hosted.table),
+        }
+    return row | {
+        "name": place.name,
+        "state": place.state,
+        "restarts": place.restarts,
+        "error": place.last_error,
+    }
 
 
 def _stop(places: Iterable[_Place], timeout: float) -> list[str]:
     deadline = time.monotonic() + timeout
     stubborn = []
     for place in places:
-        if place.timer is not None:
-            place.timer.cancel()
         hosted = place.hosted
         if hosted is None or hosted.thread is threading.current_thread():
             continue
-        try:
-            _ = hosted.actor.actor_ref.stop(block=False)  # the thread's end is the answer
-        except pykka.ActorDeadError:
-            pass
+        hosted.stop()
         hosted.thread.join(max(0.0, deadline - time.monotonic()))
         if hosted.thread.is_alive():
             stubborn.append(place.name)
-            logger.warning("actor %r did not stop in time, busy with %s", place.name, hosted.busy_with)
+            logger.warning(
+                "actor %r did not stop in time, busy with %s", place.name, hosted.busy_with
+            )
     return stubborn
-

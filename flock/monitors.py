@@ -1,0 +1,173 @@
+"""Being told, once, when an actor or a node is gone, and why.
+
+A monitor is set on an actor of any node, or on a node. It fires once: when the
+actor's instance is over (crashed, stopped, started anew), when its node leaves
+or dies, or when the way there breaks (then nobody knows more). To hear of
+another node's end the lane to it is kept open, so that silence is noticed.
+
+Nothing is promised about the order of the news and the last messages of the
+one that is gone.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from flock.errors import CallError
+from flock.messages import DOWN, UNWATCH, WATCH
+from flock.wire import Codec
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Down:
+    """What a monitor says.
+
+    Attributes:
+        node: the node's name.
+        actor: the actor's name; empty if the node was monitored.
+        reason: why it is gone, for people.
+        crashed: False if it ended of its own will.
+    """
+
+    node: str
+    actor: str
+    reason: str
+    crashed: bool
+
+
+class Monitor:
+    """One monitor that was set; `cancel` ends it. Cancelled or fired, it is over."""
+
+    def __init__(
+        self,
+        monitors: Monitors,
+        number: int,
+        peer: Any,
+        actor: str,
+        callback: Callable[[Down], None],
+    ) -> None:
+        """Note who is told; `Monitors.watch` makes it."""
+        self.number = number
+        self.peer = peer
+        self.actor = actor
+        self.callback = callback
+        self._monitors = monitors
+
+    def cancel(self) -> None:
+        """End it; the callback is not begun afterwards."""
+        self._monitors.cancel(self)
+
+
+class Monitors:
+    """The monitors this process has set, and those that others have set on its actors."""
+
+    def __init__(self, codec: Codec, has_actor: Callable[[str], bool]) -> None:
+        """Make it empty.
+
+        Args:
+            codec: turns messages into bytes.
+            has_actor: whether an actor of this name runs here.
+        """
+        self._codec = codec
+        self._has_actor = has_actor
+        self._numbers = itertools.count(1)
+        self._mine: dict[int, Monitor] = {}
+        self._others: dict[str, dict[tuple[str, int], Any]] = {}
+        self._lock = threading.Lock()
+
+    # --- monitors of ours
+
+    def watch(self, peer: Any, actor: str, callback: Callable[[Down], None]) -> Monitor:
+        """Have `callback` told once when an actor of `peer`, or `peer` itself, is gone.
+
+        Args:
+            peer: the node.
+            actor: its actor; empty for the node itself.
+            callback: called on a thread of the runtime; must be short.
+
+        Raises:
+            CallError: there is no way there; nothing was set.
+        """
+        monitor = Monitor(self, next(self._numbers), peer, actor, callback)
+        with self._lock:
+            self._mine[monitor.number] = monitor
+        peer.watched.add(monitor.number)
+        try:
+            peer.send(self._codec.encode((WATCH, monitor.number, actor)), urgent=True)
+        except CallError:
+            self._take(monitor.number)
+            raise
+        return monitor
+
+    def cancel(self, monitor: Monitor) -> None:
+        """End a monitor of ours."""
+        if self._take(monitor.number) is not None and monitor.peer.state == "connected":
+            try:
+                monitor.peer.send(self._codec.encode((UNWATCH, monitor.number)), urgent=False)
+            except CallError as error:
+                logger.debug("a monitor's end was not sent: %s", error)
+
+    def _take(self, number: int) -> Monitor | None:
+        with self._lock:
+            monitor = self._mine.pop(number, None)
+        if monitor is not None:
+            monitor.peer.watched.discard(number)
+        return monitor
+
+    def heard_down(self, peer: Any, number: int, reason: str, crashed: bool) -> None:
+        """Take the news from a peer."""
+        monitor = self._mine.get(number)
+        if monitor is not None and monitor.peer is peer:
+            self._fire(number, reason, crashed)
+
+    def peer_over(self, peer: Any, reason: str, crashed: bool) -> None:
+        """Note that a peer left, died, or cannot be reached."""
+        for number in list(peer.watched):
+            self._fire(number, reason, crashed)
+        with self._lock:
+            for watchers in self._others.values():
+                for key in [key for key, watcher in watchers.items() if watcher is peer]:
+                    del watchers[key]
+
+    def _fire(self, number: int, reason: str, crashed: bool) -> None:
+        monitor = self._take(number)
+        if monitor is None:
+            return
+        try:
+            monitor.callback(Down(monitor.peer.title, monitor.actor, reason, crashed))
+        except Exception:
+            logger.exception("what a monitor called failed")
+
+    # --- monitors that others set here
+
+    def heard_watch(self, peer: Any, number: int, actor: str) -> None:
+        """Note a monitor of a peer, or tell it at once that there is no such actor."""
+        if not actor:
+            return  # of our own end the peer learns by itself
+        with self._lock:
+            self._others.setdefault(actor, {})[peer.generation, number] = peer
+        if not self._has_actor(actor):
+            self.actor_over(actor, "there is no such actor", crashed=True)
+
+    def heard_unwatch(self, peer: Any, number: int) -> None:
+        """Forget a monitor of a peer."""
+        with self._lock:
+            for watchers in self._others.values():
+                watchers.pop((peer.generation, number), None)
+
+    def actor_over(self, actor: str, reason: str, crashed: bool) -> None:
+        """Tell those who watch an actor of ours that its instance is over."""
+        with self._lock:
+            watchers = self._others.pop(actor, {})
+        for (_, number), peer in watchers.items():
+            try:
+                peer.send(self._codec.encode((DOWN, number, reason, crashed)), urgent=True)
+            except CallError as error:
+                logger.info("%s was not told that %s is over: %s", peer.title, actor, error)

@@ -1,0 +1,110 @@
+"""Things to be done later: one clock thread for all actors of a process.
+
+Times are monotonic. What is due is handed to its owner, which runs it; the
+clock itself never works for anybody, so nobody can be late for another.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import threading
+import time
+from collections.abc import Callable
+
+
+class Timer:
+    """One thing to be done later; `cancel` ends it.
+
+    Any thread may cancel it, any number of times. After `cancel` has returned
+    it is not begun again.
+    """
+
+    __slots__ = ("_due", "_is_cancelled", "interval")
+
+    def __init__(self, due: Callable[[Timer], None], interval: float | None) -> None:
+        """Note what to do; `interval` seconds between two times, None for once."""
+        self._due = due
+        self._is_cancelled = False
+        self.interval = interval
+
+    @property
+    def is_cancelled(self) -> bool:
+        """True once it was cancelled."""
+        return self._is_cancelled
+
+    def cancel(self) -> None:
+        """End it."""
+        self._is_cancelled = True
+
+    def fall_due(self) -> None:
+        """Hand it to its owner, unless it was cancelled; the clock's to call."""
+        if not self._is_cancelled:
+            self._due(self)
+
+
+class Clock:
+    """The thread that waits; it starts with the first timer and ends when none is left."""
+
+    def __init__(self) -> None:
+        """Make it without a thread."""
+        self._numbers = itertools.count()
+        self._waiting: list[tuple[float, int, Timer]] = []
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+
+    def start(
+        self, seconds: float, due: Callable[[Timer], None], interval: float | None = None
+    ) -> Timer:
+        """Have `due(timer)` called after `seconds`, and again each `interval` seconds.
+
+        Args:
+            seconds: until the first time, 0 or more.
+            due: must return at once; called on the clock's thread.
+            interval: above 0; None for once.
+        """
+        if seconds < 0 or (interval is not None and interval <= 0):
+            raise ValueError("a timer wants seconds of 0 or more, and an interval above 0")
+        timer = Timer(due, interval)
+        with self._changed:
+            entry = (time.monotonic() + seconds, next(self._numbers), timer)
+            heapq.heappush(self._waiting, entry)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="flock-clock", daemon=True)
+                self._thread.start()
+            elif self._waiting[0] is entry:
+                self._changed.notify()
+        return timer
+
+    def discard(self, timers: list[Timer]) -> None:
+        """Cancel timers and forget them at once, so that nothing keeps the clock going."""
+        for timer in timers:
+            timer.cancel()
+        with self._changed:
+            self._waiting = [entry for entry in self._waiting if not entry[2].is_cancelled]
+            heapq.heapify(self._waiting)
+            self._changed.notify()
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                while self._waiting and self._waiting[0][2].is_cancelled:
+                    heapq.heappop(self._waiting)
+                if not self._waiting:
+                    self._thread = None
+                    return
+                when, _, timer = self._waiting[0]
+                left = when - time.monotonic()
+                if left > 0:
+                    self._changed.wait(left)
+                    continue
+                heapq.heappop(self._waiting)
+                if timer.interval is not None:
+                    # From when it was due, not from now: a late one does not shift all others.
+                    following = max(when + timer.interval, time.monotonic())
+                    heapq.heappush(self._waiting, (following, next(self._numbers), timer))
+            timer.fall_due()
+
+
+clock = Clock()
+"""This process's clock."""
