@@ -247,6 +247,10 @@ class Attempt:
             steps.create(folder)
         try:
             steps.commit()
+        except RegistryUnavailable as error:
+            # Made or not: whoever enters next finds out.
+            if not error.may_have_happened or not requests.remaining:
+                raise
         except Refused as refusal:
             if isinstance(refusal.error, NodeExistsError):
                 return
