@@ -24,6 +24,9 @@ T = TypeVar("T")
 
 OptExcInfo = tuple[type[BaseException] | None, BaseException | None, TracebackType | None]
 
+PROBE_AFTER = 1.0
+"""Seconds an actor waits for a call before it looks for a circle of waits."""
+
 _callbacks_lock = threading.Lock()
 _NOTHING: Any = object()
 
@@ -96,6 +99,8 @@ class Future(pykka.Future[T]):
         """
         if self._value is not _NOTHING or self._error is not None:
             return True
+        if self._get_hook is not None:
+            return self._wait_for_hook(timeout)
         if self.before_wait is not None:
             self.before_wait()
         actor = current.actor if self.call_id else None
@@ -106,12 +111,33 @@ class Future(pykka.Future[T]):
             return True
         actor.begin_wait(self.call_id)
         try:
-            if not self._unset.acquire(timeout=-1 if timeout is None else max(timeout, 0)):
-                return False
+            first = PROBE_AFTER if timeout is None else min(max(timeout, 0), PROBE_AFTER)
+            if not self._unset.acquire(timeout=first):
+                if timeout is not None and timeout <= PROBE_AFTER:
+                    return False
+                # Two chains of calls that cross are seen by nobody on arrival.
+                actor.probe(self.call_id)
+                rest = -1 if timeout is None else timeout - PROBE_AFTER
+                if not self._unset.acquire(timeout=rest):
+                    return False
             self._unset.release()
             return True
         finally:
             actor.end_wait(self.call_id)
+
+    def _wait_for_hook(self, timeout: float | None) -> bool:
+        try:
+            self.get(timeout=timeout)
+        except pykka.Timeout:
+            return False
+        except Exception:  # noqa: BLE001 - whatever it is, it is there; `get` raises it
+            return True
+        return True
+
+    @property
+    def is_derived(self) -> bool:
+        """True if the value is made when it is asked for (`map` and its kin): no callbacks."""
+        return self._get_hook is not None
 
     def set(self, value: Any = None) -> None:
         """Give it its value.
@@ -158,7 +184,7 @@ class Future(pykka.Future[T]):
         """Call `callback(self)` once the value, or the error, is there.
 
         It runs on the thread that sets the value, or at once on this one; it
-        must be short and must not raise.
+        must be short and must not raise. A derived future never calls it.
         """
         with _callbacks_lock:
             self._callbacks = [*(self._callbacks or ()), callback]

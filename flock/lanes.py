@@ -13,9 +13,11 @@ that it surely did not run.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import deque
+from collections.abc import Iterable
 from queue import SimpleQueue
 from typing import Any
 
@@ -23,6 +25,8 @@ import zmq
 
 from flock.errors import OverloadedError
 from flock.wire import frame_of
+
+logger = logging.getLogger(__name__)
 
 MAX_MESSAGES = 10_000
 """Messages that a lane queues before it refuses more."""
@@ -50,22 +54,29 @@ class Lane:
         socket: a DEALER, set up and not yet connected.
         number: grows with every lane this process opens.
         flusher: sends what nobody else sent.
+        first: messages that go before all others.
     """
 
-    def __init__(self, socket: zmq.Socket[bytes], number: int, flusher: Flusher) -> None:
+    def __init__(
+        self,
+        socket: zmq.Socket[bytes],
+        number: int,
+        flusher: Flusher,
+        first: Iterable[bytes] = (),
+    ) -> None:
         """Wrap a socket; `open` lets messages out."""
         self.number = number
         self.used = time.monotonic()
         self._socket = socket
         self._flusher = flusher
         self._lock = threading.Lock()
-        self._queue: deque[bytes] = deque()
+        self._queue: deque[bytes] = deque(first)
         self._is_open = False
         self._is_closed = False
         self._is_stalled = False
         self._wants_flush = False
         self._large_lock = threading.Lock()
-        self._large_bytes = 0
+        self._large_bytes = sum(len(each) for each in self._queue if len(each) >= _LARGE)
         self._in_flight: list[tuple[Any, int]] = []
 
     @property
@@ -82,8 +93,11 @@ class Lane:
         """Send a message before, and whether or not, the lane is open: a HELLO."""
         with self._lock:
             if not self._is_closed:
+                # What is queued goes after it; a full socket is as good as a dead one here.
                 frame = frame_of((message,), time.clock_gettime_ns(_boottime))
                 self._socket.send(frame, zmq.NOBLOCK)
+        # Who came while the lock was ours left its message to us.
+        self.flush()
 
     def open(self) -> None:
         """Let queued messages out: the peer has answered, both ways are known to be open."""
@@ -134,7 +148,7 @@ class Lane:
 
     def flush(self) -> None:
         """Send all that is queued, unless another thread is at it: it then sends ours too."""
-        while self._queue and self._is_open and not self._is_stalled:
+        while self._queue and self._is_open and not self._is_stalled and not self._is_closed:
             if not self._lock.acquire(blocking=False):
                 return  # the holder looks at the queue again after its release
             try:
@@ -208,13 +222,14 @@ class Flusher:
         self._woken: SimpleQueue[Lane | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
         self._starting = threading.Lock()
+        self._is_closed = False
 
     def wake(self, lane: Lane) -> None:
         """Have `lane` flushed soon."""
         self._woken.put(lane)
         if self._thread is None:
             with self._starting:
-                if self._thread is None:
+                if self._thread is None and not self._is_closed:
                     self._thread = threading.Thread(
                         target=self._run, name="flock-flusher", daemon=True
                     )
@@ -238,11 +253,20 @@ class Flusher:
                 if lane is None:
                     return
                 lanes.add(lane)
-            stalled = {lane for lane in lanes if lane.flush_stalled()}
+            stalled = {lane for lane in lanes if self._is_still_stalled(lane)}
+
+    def _is_still_stalled(self, lane: Lane) -> bool:
+        try:
+            return lane.flush_stalled()
+        except Exception:
+            # One broken lane must not end the work for all others.
+            logger.exception("what was queued for a peer could not be sent")
+            return False
 
     def close(self) -> None:
         """Stop the thread; lanes are closed by their owners."""
         with self._starting:
+            self._is_closed = True
             thread = self._thread
         if thread is not None:
             self._woken.put(None)
@@ -278,4 +302,3 @@ def lane_socket(
         socket.curve_publickey = own_public_key
         socket.curve_secretkey = own_secret_key
     return socket
-

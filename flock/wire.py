@@ -29,11 +29,16 @@ from flock.messages import (
     PROTOCOL,
 )
 
+_MAX_PLACES = 1_000_000  # that the search for a value that cannot travel looks at
 _DATETIME = 1
 _HANDLE = 2
 _MAX_EXTENSION_BYTES = 1024
 _SMALL_FRAME_BYTES = 64 * 1024
+_UNCHECKED_BYTES = 2048
 _HEADER_BYTES = FRAME_HEADER.size
+MAX_MESSAGE_BYTES = MAX_FRAME_BYTES - _HEADER_BYTES - 5
+"""Largest encoded message: a frame is a header, the beginning of an array, and messages."""
+
 _SCALARS = (str, bytes, int, float, bool, type(None))
 
 PackHandle = Callable[[Any], Sequence[str] | None]
@@ -51,7 +56,7 @@ class WrongProtocol(BadFrame):
     """A frame of a protocol version that is not ours."""
 
 
-def _no_handle(value: Any) -> Sequence[str] | None:
+def _no_handle(_: Any) -> Sequence[str] | None:
     return None
 
 
@@ -86,9 +91,9 @@ class Codec:
             raise
         except (TypeError, ValueError, OverflowError, RecursionError) as error:
             raise EncodeError(self._blame(message) or f"a value cannot travel: {error}") from None
-        if len(packed) > MAX_FRAME_BYTES - _HEADER_BYTES:
+        if len(packed) > MAX_MESSAGE_BYTES:
             raise EncodeError(
-                f"{len(packed)} bytes are too many: a message has at most {MAX_FRAME_BYTES}"
+                f"{len(packed)} bytes are too many: a message has at most {MAX_MESSAGE_BYTES}"
             )
         return packed
 
@@ -113,7 +118,10 @@ class Codec:
             return msgpack.ExtType(_DATETIME, value.isoformat().encode())
         points_at = self._pack_handle(value)
         if points_at is not None:
-            return msgpack.ExtType(_HANDLE, msgpack.packb(list(points_at)))
+            packed = msgpack.packb(list(points_at))
+            if len(packed) > _MAX_EXTENSION_BYTES:
+                raise EncodeError("a handle with a name that long cannot travel")
+            return msgpack.ExtType(_HANDLE, packed)
         raise TypeError(f"{type(value).__name__} cannot travel")
 
     def _blame(self, message: tuple[Any, ...]) -> str | None:
@@ -163,6 +171,12 @@ class Codec:
             raise WrongProtocol(f"protocol version {version}, ours is {PROTOCOL}")
         hooks = {} if size <= _SMALL_FRAME_BYTES else _counting_hooks()
         try:
+            if size > _UNCHECKED_BYTES:
+                # The decoder makes room for as many members as a list claims to
+                # have, list within list: first see that all the claims are true.
+                walker = msgpack.Unpacker(max_buffer_size=size)
+                walker.feed(frame[_HEADER_BYTES:])
+                walker.skip()
             # What a length in it may say is bounded by the bytes that follow.
             messages: list[list[Any]] = msgpack.unpackb(
                 frame[_HEADER_BYTES:],
@@ -177,7 +191,7 @@ class Codec:
                 _check(message)
         except BadFrame:
             raise
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - see below
             # The decoder's own errors are ValueErrors of several kinds, the
             # hooks' may be others: none of them may reach the reader's loop.
             raise BadFrame(f"{type(error).__name__}: {error}") from None
@@ -223,8 +237,10 @@ def _check(message: Any) -> None:
         value = message[index]
         if value and (type(value) is list or type(value) is dict):
             for member in value.values() if type(value) is dict else value:
-                if (type(member) is list or type(member) is dict) and depth(value) > MAX_DEPTH:
-                    raise BadFrame(f"nested deeper than {MAX_DEPTH} levels")
+                if type(member) is list or type(member) is dict:
+                    if depth(value) > MAX_DEPTH:
+                        raise BadFrame(f"nested deeper than {MAX_DEPTH} levels")
+                    break  # once is enough: it looked at all of them
 
 
 def _check_closely(message: list[Any], types: tuple[Any, ...]) -> None:
@@ -282,11 +298,14 @@ def depth(value: Any) -> int:
     levels = 0
     while level and levels <= MAX_DEPTH:
         levels += 1
-        inner: list[Any] = []
+        # By identity: a list that holds itself twice would double with each level.
+        inner: dict[int, Any] = {}
         for each in level:
             members = each.values() if isinstance(each, dict) else each
-            inner += [member for member in members if isinstance(member, (list, tuple, dict))]
-        level = inner
+            for member in members:
+                if isinstance(member, (list, tuple, dict)):
+                    inner[id(member)] = member
+        level = list(inner.values())
     return levels
 
 
@@ -299,7 +318,9 @@ def _places_of(field: Any) -> Iterable[tuple[str, Any]]:
     else:
         start = [("the value", field, 0)]
     waiting = start[::-1]
-    while waiting:
+    seen = 0
+    while waiting and seen < _MAX_PLACES:
+        seen += 1
         place, value, level = waiting.pop()
         if level > MAX_DEPTH:
             continue
