@@ -193,6 +193,20 @@ def without(attributes: Mapping[str, Any], paths: Sequence[str]) -> dict[str, An
     return copied
 
 
+def only(attributes: Mapping[str, Any], paths: Sequence[str]) -> dict[str, Any]:
+    """Return a plain copy of nothing but what stands at these dotted paths."""
+    picked: dict[str, Any] = {}
+    for path in paths:
+        try:
+            value = look_up(attributes, path)
+        except LookupError:
+            continue
+        for key in reversed([part for part in path.split(".") if part]):
+            value = {key: value}
+        merge_onto(picked, plain(value, path), join_lists=False)
+    return picked
+
+
 def _step(value: Any, part: str, walked: str) -> Any:
     """Go one key or index further."""
     place = f"{walked!r}" if walked else "the node"

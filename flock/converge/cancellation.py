@@ -18,6 +18,8 @@ class Cancellation:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._event = threading.Event()
+        self._news = threading.Condition()
+        self._nudges = 0
         self._callbacks: list[Callable[[], None]] = []
         self._cancelled_for: str | None = None
         self._stopped_for: str | None = None
@@ -45,8 +47,15 @@ class Cancellation:
             self._cancelled_for = reason
             self._event.set()
             callbacks = list(self._callbacks)
+        self.nudge()
         for callback in callbacks:
             callback()
+
+    def nudge(self) -> None:
+        """End a pause that goes on: what is waited for may have changed."""
+        with self._news:
+            self._nudges += 1
+            self._news.notify_all()
 
     def on_cancel(self, callback: Callable[[], None]) -> Callable[[], None]:
         """Call `callback` on the thread that cancels; at once if that has happened.
@@ -89,10 +98,12 @@ class Cancellation:
             raise RunCancelled(self.reason)
 
     def pause(self, seconds: float) -> None:
-        """Wait, and end the wait when the run is cancelled.
+        """Wait; ends early when somebody nudges or the run is cancelled.
 
         Raises:
             RunCancelled: with the reason.
         """
-        self._event.wait(seconds)
+        with self._news:
+            nudges = self._nudges
+            self._news.wait_for(lambda: self._nudges != nudges or self.cancelled, seconds)
         self.check()

@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from typing import IO, Any
 
 from flock.converge.cancellation import Cancellation
+from flock.converge.forks import in_children
 from flock.errors import CommandFailed, RunCancelled
 
 TERMINATION_GRACE = 3.0
@@ -315,6 +316,7 @@ class _Reaper:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._groups: set[int] = set()
+        in_children(self._let_go)
 
     @contextlib.contextmanager
     def watching(self, process: subprocess.Popen[bytes]) -> Iterator[None]:
@@ -338,6 +340,12 @@ class _Reaper:
         if process is not None:
             _close(process.stdin)
             process.wait()
+
+    def _let_go(self) -> None:
+        """Close our end of the pipe in a forked child: only we keep the reaper waiting."""
+        if self._process is not None and self._process.stdin is not None:
+            os.close(self._process.stdin.fileno())
+            self._process = None
 
     def _tell(self, sign: str, group: int) -> None:
         """Tell the reaper of a group, or that it is over; a reaper that is gone is replaced."""

@@ -9,16 +9,18 @@ resource's class).
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 import importlib.util
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flock.converge.properties import nearest
 from flock.converge.provider import Kind
 from flock.converge.resource import Resource
 from flock.errors import RecipeError
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoints
 
 ENTRY_POINTS = "flock.resources"
 _STOCK = "flock.converge.resources"
@@ -41,12 +43,12 @@ class Kinds:
         return (
             name in self._known
             or (name.isidentifier() and (_STOCK_FOLDER / f"{name}.py").is_file())
-            or bool(importlib.metadata.entry_points(group=ENTRY_POINTS, name=name))
+            or bool(_offered(name))
         )
 
     def names(self) -> list[str]:
         """Return the names of all kinds, sorted."""
-        offered = (point.name for point in importlib.metadata.entry_points(group=ENTRY_POINTS))
+        offered = (point.name for point in _offered())
         return sorted({*self._known, *stock_kind_names(), *offered})
 
     def find(self, name: str, where: str) -> Kind[Any]:
@@ -84,12 +86,22 @@ class Kinds:
         """Load a kind of ours or of another package."""
         if name.isidentifier() and (_STOCK_FOLDER / f"{name}.py").is_file():
             return _checked(importlib.import_module(f"{_STOCK}.{name}").KIND, name, where)
-        for point in importlib.metadata.entry_points(group=ENTRY_POINTS, name=name):
+        for point in _offered(name):
             try:
                 return _checked(point.load(), name, where)
             except (ImportError, AttributeError, TypeError) as error:
                 raise RecipeError(f"kind {name!r} cannot be loaded: {error}", where) from error
         raise RecipeError(f"unknown kind {name!r}{nearest(name, self.names())}", where)
+
+
+def _offered(name: str | None = None) -> EntryPoints:
+    """Return what other packages offer: all of it, or under one name."""
+    # Imported here: it takes as long as all the rest of the engine's imports of the library.
+    from importlib.metadata import entry_points
+
+    if name is None:
+        return entry_points(group=ENTRY_POINTS)
+    return entry_points(group=ENTRY_POINTS, name=name)
 
 
 def _checked(found: Any, name: str, where: str) -> Kind[Any]:

@@ -16,11 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from flock.converge import facts as machine_facts
-from flock.converge.attributes import Attributes, look_up, without
+from flock.converge.attributes import Attributes, look_up
+from flock.converge.cancellation import Cancellation
 from flock.converge.commands import Commands
 from flock.converge.compile import Compilation
 from flock.converge.cookbooks import Cookbooks
 from flock.converge.events import Events
+from flock.converge.ledger import Ledger, Trail
+from flock.converge.node_object import NodeObject
 from flock.converge.node_store import JournalStore, NodeStore
 from flock.converge.provider import Machine
 from flock.converge.report import RunState
@@ -28,7 +31,7 @@ from flock.converge.run import Run
 from flock.converge.run_lock import RunLock
 from flock.converge.run_queue import RunQueue
 from flock.converge.runner import Runner
-from flock.errors import FlockError, JournalError, RunCancelled
+from flock.errors import FlockError, JournalError, RunCancelled, UsageError
 from flock.journal import Journal
 
 log = logging.getLogger("flock.converge")
@@ -86,9 +89,9 @@ class Kitchen:
         self._cookbooks = Cookbooks(cookbooks)
         self._run_list = list(run_list)
         self._journal = journal
-        self._store = store or JournalStore(journal)
-        self._facts = facts
-        self._sensitive = tuple(sensitive_attributes)
+        self._node = NodeObject(
+            name, environment, journal, store or JournalStore(journal), facts, sensitive_attributes
+        )
         self._words = dict(words or {})
         self._delayed_after_failure = delayed_after_failure
         self._handlers = {
@@ -100,7 +103,7 @@ class Kitchen:
         self._events = Events(name)
         self._queue = RunQueue(name, RunLock(state_dir / "run.lock"), self)
         self._runner: Runner | None = None
-        self._last: dict[str, Any] | None = None
+        self._unkept: dict[str, Any] | None = None
         self._standing: Compilation | None = None
         self._newest: Compilation | None = None
 
@@ -149,9 +152,13 @@ class Kitchen:
         Raises:
             LookupError: names the first key that is missing.
         """
-        compilation = self._newest
-        attributes = self._attributes() if compilation is None else compilation.attributes
-        return look_up(without(attributes.merged(), self._sensitive), path)
+        return look_up(self._node.public(self._newest_attributes()), path)
+
+    def node_object(self) -> dict[str, Any]:
+        """Return what others may know of this machine: head, normal and merged attributes."""
+        return self._node.as_data(
+            self._newest_attributes(), self.run_list, self.roles, self.recipes
+        )
 
     # --- ordering runs
 
@@ -212,6 +219,67 @@ class Kitchen:
         assert report is not None
         return report
 
+    def stands(self, resource: str, action: str) -> bool:
+        """Say whether a resource of this name was declared and has this action.
+
+        Resources stand from the last complete run list of the node's own, so
+        that something can be asked of them between runs.
+        """
+        found = self._standing.resources.find(resource) if self._standing else None
+        return found is not None and found.can(action)
+
+    def act(
+        self,
+        resource: str,
+        action: str,
+        asked_by: str,
+        *,
+        trail: Trail = (),
+        cancellation: Cancellation | None = None,
+    ) -> dict[str, Any]:
+        """Run one action of a standing resource with all that it sets off.
+
+        Waits until no run goes on here, and keeps runs out meanwhile. Happens
+        on the caller's thread.
+
+        Args:
+            resource: `kind[name]`.
+            action: one of its actions.
+            asked_by: who wants it, for the report.
+            trail: the (resource, action) pairs that led here; coming round to
+                one of them is a failure.
+            cancellation: ends it; leaving does so too.
+
+        Returns:
+            A report as of a run, also if it failed; it is not kept.
+
+        Raises:
+            UsageError: no such resource stands, or it has no such action.
+            RunCancelled: cancelled before it began.
+            BusyError: the node is leaving.
+        """
+        run = Run(self.name, asked_by, [])
+        run.cancellation = cancellation or run.cancellation
+        with self._queue.alone(f"{action} {resource}", run.cancellation):
+            standing = self._standing
+            found = standing.resources.find(resource) if standing is not None else None
+            if standing is None or found is None or not found.can(action):
+                raise UsageError(f"{self.name} has no resource {resource} that can {action}")
+            run.report.begin()
+
+            def deed() -> None:
+                with standing.active():
+                    self._new_runner(run, standing).act_alone(found, action, trail)
+
+            run.report.end(*self._outcome(run, deed))
+        return run.report.as_data()
+
+    def ask_again(self) -> None:
+        """Have what a run waits for asked at once: it may have changed."""
+        for run in self._queue.runs:
+            if run is not None:
+                run.cancellation.nudge()
+
     def cancel(self, run_id: str | None = None, *, reason: str = "cancelled") -> Run | None:
         """End a run: its command is killed within 5 s, its waits end.
 
@@ -267,9 +335,9 @@ class Kitchen:
 
     def last_run(self) -> dict[str, Any] | None:
         """Return the report of the last run that ended, None if there was none."""
-        last = self._last
-        if last is not None:
-            return last
+        unkept = self._unkept
+        if unkept is not None:
+            return unkept
         for head in self._journal.runs():
             if head["state"] not in ("queued", "running"):
                 return self._journal.run(head["run_id"])
@@ -303,28 +371,25 @@ class Kitchen:
 
     def perform(self, run: Run) -> tuple[RunState, str | None]:
         """Make a run from its start to its end, whatever happens in it; the queue's to call."""
-        try:
+
+        def deed() -> None:
             self._settle_dead_runs()
             self._journal.save_run(run.report.as_data())
             self._tell(run, "run started", {"run_list": run.report.run_list})
             self._call_handlers("start", run.as_data())
             self._converge(run)
-        except RunCancelled as cancelled:
-            return "cancelled", str(cancelled)
-        except FlockError as failure:
-            return "failed", str(failure)
-        except Exception as failure:
-            log.exception("%s: run %s failed", self.name, run.run_id)
-            return "failed", f"{type(failure).__name__}: {failure}"
-        return "ok", None
+
+        return self._outcome(run, deed)
 
     def keep(self, run: Run, state: RunState, error: str | None) -> None:
         """Note a run's end in the journal; the queue's to call."""
         run.report.end(state, error)
-        self._last = final = run.report.as_data()
+        final = run.report.as_data()
         try:
             self._journal.save_run(final, last_words=True)
+            self._unkept = None
         except JournalError:
+            self._unkept = final
             log.exception("%s: the report of run %s is not kept", self.name, run.run_id)
 
     def announce(self, run: Run) -> None:
@@ -340,6 +405,19 @@ class Kitchen:
 
     # --- inside
 
+    def _outcome(self, run: Run, deed: Callable[[], None]) -> tuple[RunState, str | None]:
+        """Do something, and say how it ended whatever happened."""
+        try:
+            deed()
+        except RunCancelled as cancelled:
+            return "cancelled", str(cancelled)
+        except FlockError as failure:
+            return "failed", str(failure)
+        except Exception as failure:
+            log.exception("%s: run %s failed", self.name, run.run_id)
+            return "failed", f"{type(failure).__name__}: {failure}"
+        return "ok", None
+
     def _converge(self, run: Run) -> None:
         """Compile and converge."""
         compilation = self._compilation(run.report.run_list)
@@ -349,53 +427,67 @@ class Kitchen:
             compilation.compile()
             if run.is_own and not run.why_run:
                 self._standing = compilation
-            machine = Machine(
-                self._commands,
-                run.cancellation,
-                files=self._cookbooks,
-                attributes=lambda: compilation.merged_attributes,
-                state_dir=self.state_dir,
-                why_run=run.why_run,
-            )
-            runner = Runner(
-                compilation.resources,
-                compilation.kinds,
-                machine,
-                run.report,
-                lambda event, said: self._tell(run, event, said),
-                self._delayed_after_failure,
-            )
+            runner = self._new_runner(run, compilation)
             self._runner = runner
             with compilation.active():
+                if run.is_own:
+                    runner.take_up_left_over()
                 runner.converge()
+        except FlockError:
+            self._save_node_object(run, compilation, after_failure=True)
+            raise
         finally:
             self._runner = None
-            if not run.why_run:
-                self._store.save(self._node_object(compilation))
+        self._save_node_object(run, compilation)
+
+    def _new_runner(self, run: Run, compilation: Compilation) -> Runner:
+        """Make what converges the resources of a compilation."""
+        machine = Machine(
+            self._commands,
+            run.cancellation,
+            files=self._cookbooks,
+            attributes=lambda: compilation.merged_attributes,
+            state_dir=self.state_dir,
+            why_run=run.why_run,
+        )
+        return Runner(
+            compilation.resources,
+            compilation.kinds,
+            machine,
+            run.report,
+            lambda event, said: self._tell(run, event, said),
+            ledger=None if run.why_run else Ledger(self._journal, run.run_id),
+            delayed_after_failure=self._delayed_after_failure,
+        )
+
+    def _save_node_object(
+        self, run: Run, compilation: Compilation, *, after_failure: bool = False
+    ) -> None:
+        """Keep what lasts; that this failed too must not hide an earlier failure."""
+        if run.why_run:
+            return
+        try:
+            self._node.save(compilation.attributes, self.node_object())
+        except FlockError as error:
+            if not after_failure:
+                raise
+            log.error("%s: the node object is not saved: %s", self.name, error)
+
+    def _newest_attributes(self) -> Attributes:
+        """Return the attributes of the last compilation; before the first, what lasts."""
+        newest = self._newest
+        return self._node.attributes() if newest is None else newest.attributes
 
     def _compilation(self, run_list: Sequence[str]) -> Compilation:
         """Make a compilation with fresh attributes."""
         return Compilation(
-            self.name, self.environment, run_list, self._cookbooks, self._attributes(), self._words
+            self.name,
+            self.environment,
+            run_list,
+            self._cookbooks,
+            self._node.attributes(),
+            self._words,
         )
-
-    def _attributes(self) -> Attributes:
-        """Return attributes as they are before any recipe."""
-        return Attributes(self._facts(), self._store.normal_attributes())
-
-    def _node_object(self, compilation: Compilation) -> dict[str, Any]:
-        """Return what is known of this machine and lasts."""
-        merged = compilation.merged_attributes
-        return {
-            "name": self.name,
-            "run_list": self.run_list,
-            "roles": self.roles,
-            "recipes": self.recipes,
-            "environment": self.environment,
-            "tags": list(merged.get("tags", [])),
-            "normal": without(compilation.attributes.levels["normal"], ()),
-            "attributes": without(merged, self._sensitive),
-        }
 
     def _settle_dead_runs(self) -> None:
         """Mark the runs of processes that died; the run lock is held."""

@@ -23,7 +23,7 @@ class NodeStore(Protocol):
         Args:
             node_object: `name`, `run_list`, `roles`, `recipes`, `environment`,
                 `tags` (its head), `normal` (the normal attributes) and
-                `attributes` (all merged, without the sensitive ones).
+                `attributes` (all merged); nothing sensitive is in it.
         """
 
 

@@ -10,7 +10,9 @@ Under `--why-run` the changes are named and not made. So:
 - never touch the machine outside `Change.apply`;
 - do not rely on an earlier change of yours having been made;
 - what can be one step for a crash (content, owner and mode of a file) is one
-  `Change`.
+  `Change`;
+- what only running it can tell (another engine, a module of Ansible) is one
+  `Change` whose `apply` returns an `Outcome`.
 
     class FileProvider(Provider[File]):
         def create(self, wanted: File) -> Iterator[Change]:
@@ -45,13 +47,28 @@ class Change:
 
     Attributes:
         text: what is done, as an order: `write /tmp/fubar`; without secrets.
-        apply: does it; raises if it cannot.
+        apply: does it; raises if it cannot. Returns an `Outcome` where only
+            doing it tells what changed; anything else means that it did.
         diff: a unified text difference, where there is text; the runner drops
             it for sensitive resources.
     """
 
     text: str
     apply: Callable[[], object]
+    diff: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a change turned out to be, where nothing but making it could tell.
+
+    Attributes:
+        texts: what was changed, for the report in place of the change's own
+            text; empty if nothing was.
+        diff: a unified text difference, where there is text.
+    """
+
+    texts: Sequence[str]
     diff: str | None = None
 
 

@@ -94,6 +94,11 @@ class Resource:
             return (self.action,)
         return tuple(self.action) or self.actions[:1]
 
+    @property
+    def can_tell(self) -> bool:
+        """Whether a look without acting tells if anything is to change; not so for a command."""
+        return True
+
     @classmethod
     def can(cls, action: str) -> bool:
         """Say whether this kind has this action."""

@@ -13,7 +13,9 @@ import json
 import os
 from pathlib import Path
 
+from flock.converge.forks import in_children
 from flock.converge.report import now_text
+from flock.errors import ConvergeError
 
 
 class RunLock:
@@ -22,11 +24,26 @@ class RunLock:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._descriptor: int | None = None
+        in_children(self._let_go)
 
     def take(self, run_id: str) -> bool:
-        """Take the lock if it is free; say whether it is ours now."""
+        """Take the lock if it is free; say whether it is ours now.
+
+        Raises:
+            ConvergeError: the file cannot be made or locked.
+        """
         if self._descriptor is not None:
             return False
+        try:
+            self._descriptor = self._open(run_id)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            raise ConvergeError(f"cannot take the run lock {self.path}: {error}") from error
+        return True
+
+    def _open(self, run_id: str) -> int:
+        """Return the locked file, with our name in it."""
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
@@ -34,14 +51,10 @@ class RunLock:
             holder = {"pid": os.getpid(), "run_id": run_id, "since": now_text()}
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, json.dumps(holder).encode(), 0)
-        except BlockingIOError:
-            os.close(descriptor)
-            return False
         except BaseException:
             os.close(descriptor)
             raise
-        self._descriptor = descriptor
-        return True
+        return descriptor
 
     def release(self) -> None:
         """Give the lock up; harmless if it is not held."""
@@ -49,6 +62,12 @@ class RunLock:
             descriptor, self._descriptor = self._descriptor, None
             with contextlib.suppress(OSError):
                 os.ftruncate(descriptor, 0)
+            os.close(descriptor)
+
+    def _let_go(self) -> None:
+        """Close our copy in a forked child, so that the lock falls with its holder."""
+        if self._descriptor is not None:
+            descriptor, self._descriptor = self._descriptor, None
             os.close(descriptor)
 
     def holder(self) -> str:

@@ -7,11 +7,14 @@ lives only while there is something to run.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
+from flock.converge.cancellation import Cancellation
 from flock.converge.report import RunState
 from flock.converge.run import Run
 from flock.converge.run_lock import RunLock
@@ -54,6 +57,8 @@ class RunQueue:
         self._worker: threading.Thread | None = None
         self._leaving = False
         self._wake = threading.Event()
+        self._lock_released = threading.Condition(self._lock)
+        self._deeds: set[Cancellation] = set()
 
     @property
     def runs(self) -> tuple[Run | None, Run | None]:
@@ -121,6 +126,39 @@ class RunQueue:
                 self._run_lock.release()
             return True
 
+    @contextlib.contextmanager
+    def alone(self, label: str, cancellation: Cancellation) -> Iterator[None]:
+        """Wait until no run goes on, and keep runs out while inside.
+
+        For deeds that are no run, such as the action of a notified resource.
+        Runs that are ordered meanwhile wait.
+
+        Args:
+            label: what others read who find the run lock taken.
+            cancellation: ends the wait; `stop` cancels it.
+
+        Raises:
+            RunCancelled: the wait was ended.
+            BusyError: the node is leaving.
+        """
+        with self._lock:
+            self._refuse_if_leaving()
+            self._deeds.add(cancellation)
+        try:
+            with self._lock:
+                while self._running is not None or not self._run_lock.take(label):
+                    cancellation.check_boundary()
+                    self._lock_released.wait(LOCK_PAUSE)
+            try:
+                yield
+            finally:
+                with self._lock:
+                    self._release_run_lock()
+        finally:
+            with self._lock:
+                self._deeds.discard(cancellation)
+                self._lock_released.notify_all()
+
     def cancel(self, run_id: str | None, reason: str) -> Run | None:
         """End the run of this id, or the one that goes on, else the queued one."""
         with self._lock:
@@ -139,9 +177,13 @@ class RunQueue:
 
     def stop(self, timeout: float) -> None:
         """Take no more orders and end what goes on: at its boundary, after `timeout` at once."""
+        deadline = time.monotonic() + timeout
         with self._lock:
             self._leaving = True
             running, queued, worker = self._running, self._queued, self._worker
+            for deed in self._deeds:
+                deed.stop(_LEAVING)
+            self._lock_released.notify_all()
         if queued is not None:
             self.cancel(queued.run_id, _LEAVING)
         if running is not None:
@@ -152,6 +194,15 @@ class RunQueue:
             if worker.is_alive() and running is not None:
                 running.cancel(_LEAVING)
                 worker.join()
+        with self._lock:
+            self._lock_released.wait_for(
+                lambda: not self._deeds, max(0.0, deadline - time.monotonic())
+            )
+            deeds = tuple(self._deeds)
+        for deed in deeds:
+            deed.cancel(_LEAVING)
+        with self._lock:
+            self._lock_released.wait_for(lambda: not self._deeds)
 
     def _refuse_if_leaving(self) -> None:
         """Take no order when the node is going."""
@@ -165,6 +216,12 @@ class RunQueue:
         self._running = run
         run.report.begin()
         return True
+
+    def _release_run_lock(self) -> None:
+        """Let others run here; our lock is held."""
+        self._run_lock.release()
+        self._lock_released.notify_all()
+        self._wake.set()
 
     def _start_worker(self) -> None:
         """See to it that somebody runs what was ordered; our lock is held."""
@@ -204,5 +261,5 @@ class RunQueue:
         with self._lock:
             if self._running is run:
                 self._running = None
-                self._run_lock.release()
+                self._release_run_lock()
         self._cook.announce(run)

@@ -16,72 +16,110 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from flock.converge.asking import Asking, Skipped
 from flock.converge.collection import Collection
-from flock.converge.condition import Question, Wait
 from flock.converge.kinds import Kinds
-from flock.converge.notification import Timing
+from flock.converge.ledger import Entry, Ledger, Trail
+from flock.converge.notification import Notification, Timing
 from flock.converge.provider import Machine
 from flock.converge.report import Report, Row
 from flock.converge.resource import Resource, with_lazy_values
-from flock.errors import (
-    CallError,
-    FlockError,
-    RegistryError,
-    RunCancelled,
-    RunFailed,
-    WaitTimeout,
-)
+from flock.errors import FlockError, RunCancelled, RunFailed
 
 log = logging.getLogger("flock.converge")
 
 Emit = Callable[[str, Mapping[str, Any]], None]
 """Takes the name of an event and what is to be said with it."""
 
-Trail = tuple[tuple[str, str], ...]
-"""The (resource, action) pairs through which a notification came, the first cause first."""
-
 _PACKAGE = str(Path(__file__).parent.parent)
-_SHOWN_ANSWER = 200
 
 
 @dataclass(slots=True)
 class _Delayed:
-    """A notification that waits for the end of the run."""
+    """A notification that waits for the end of the run; several of one kind are one."""
 
     target: Resource
     action: str
     trail: Trail
-
-
-class _Skipped(Exception):
-    """The resource is not converged; the text says why."""
+    ledger_ids: list[int]
+    is_made: bool = False
 
 
 @dataclass(slots=True)
+class _Deed:
+    """One action of one resource while it is made.
+
+    Attributes:
+        trail: what notified it, the first cause first; empty in the walk.
+        armed: ids in the ledger of the notifications that a change sets off,
+            in the order of `notifications`.
+    """
+
+    resource: Resource
+    action: str
+    trail: Trail
+    row: Row
+    diffs: list[str] = field(default_factory=list)
+    armed: list[int] = field(default_factory=list)
+
+    @property
+    def notifications(self) -> list[Notification]:
+        """What is notified after a change."""
+        return [each for each in self.resource.notifications if each.timing is not Timing.BEFORE]
+
+    @property
+    def own_trail(self) -> Trail:
+        """The trail of what this deed sets off."""
+        return (*self.trail, (str(self.resource), self.action))
+
+
 class Runner:
     """One walk over the resources of a run; used by one thread.
 
     Attributes:
         resources: what is converged; may grow behind the place the walk is at.
-        kinds: knows the providers.
-        machine: what providers use.
         report: gets a row per action.
-        emit: told of each step.
-        delayed_after_failure: make delayed notifications after a failure too.
         number: the resource the walk is at, from 1; other threads may read it.
-        waiting: what is waited for right now, as plain data; others may read it.
     """
 
-    resources: Collection
-    kinds: Kinds
-    machine: Machine
-    report: Report
-    emit: Emit
-    delayed_after_failure: bool = True
-    number: int = 0
-    waiting: dict[str, Any] | None = None
-    _delayed: list[_Delayed] = field(default_factory=list)
-    _delayed_keys: set[tuple[str, str]] = field(default_factory=set)
+    def __init__(
+        self,
+        resources: Collection,
+        kinds: Kinds,
+        machine: Machine,
+        report: Report,
+        emit: Emit,
+        *,
+        ledger: Ledger | None = None,
+        delayed_after_failure: bool = True,
+    ) -> None:
+        """Make a runner; it begins with `converge` or `act`.
+
+        Args:
+            resources: what is converged.
+            kinds: knows the providers.
+            machine: what providers use.
+            report: gets a row per action.
+            emit: told of each step.
+            ledger: keeps notifications over the death of the process; None
+                where nothing is changed.
+            delayed_after_failure: make delayed notifications after a failure too.
+        """
+        self.resources = resources
+        self.report = report
+        self.number = 0
+        self._kinds = kinds
+        self._machine = machine
+        self._emit = emit
+        self._ledger = ledger
+        self._delayed_after_failure = delayed_after_failure
+        self._asking = Asking(machine, emit)
+        self._delayed: dict[tuple[str, str], _Delayed] = {}
+
+    @property
+    def waiting(self) -> dict[str, Any] | None:
+        """What is waited for right now, as plain data; any thread may ask."""
+        return self._asking.waiting
 
     def converge(self) -> None:
         """Converge all resources, then make the delayed notifications.
@@ -90,44 +128,91 @@ class Runner:
             RunFailed: names each resource that failed, with where it was declared.
             RunCancelled: somebody cancelled the run, or asked it to stop.
         """
+        self._settle(self._walk)
+
+    def act_alone(self, resource: Resource, action: str, trail: Trail = ()) -> None:
+        """Run one action of one resource with all that it sets off, outside a walk.
+
+        Args:
+            resource: one of `resources`.
+            action: what it is to do.
+            trail: what led here.
+
+        Raises:
+            RunFailed: as in `converge`.
+            RunCancelled: as in `converge`.
+        """
+        self._settle(lambda: self._act(resource, action, trail))
+
+    def take_up_left_over(self) -> None:
+        """Add the notifications that earlier runs left to the delayed ones of this run."""
+        if self._ledger is None:
+            return
+        for entry in self._ledger.left_over():
+            target = self.resources.find(entry.target)
+            if target is None or not target.can(entry.action) or not self._is_due(entry):
+                self._ledger.strike_off([entry.id])
+                if target is None:
+                    log.warning("%s is declared no more: not notified", entry.target)
+            else:
+                self._delay(target, entry.action, entry.trail, entry.id)
+                self._emit(
+                    "notification taken up",
+                    {
+                        "resource": entry.target,
+                        "action": entry.action,
+                        "notified_by": entry.notifier,
+                        "from_run": entry.run_id,
+                        "maybe_unchanged": not entry.is_due and not self._can_tell(entry),
+                    },
+                )
+
+    # --- the walk
+
+    def _settle(self, deed: Callable[[], None]) -> None:
+        """Do something, then make the delayed notifications, whatever happened."""
         failures: list[str] = []
         stopped: RunCancelled | None = None
         try:
-            self._walk()
+            deed()
         except RunFailed as error:
             failures.append(str(error))
         except RunCancelled as error:
-            if self.machine.cancellation.cancelled:
+            if self._machine.cancellation.cancelled:
                 raise
             stopped = error
-        if self.delayed_after_failure or not failures:
+        if self._delayed_after_failure or not failures:
             self._make_delayed(failures)
         if failures:
             raise RunFailed("; ".join(failures))
         if stopped is not None:
             raise stopped
 
-    def act(self, resource: Resource, action: str, trail: Trail = ()) -> None:
-        """Run one action of one resource, and then its immediate notifications.
+    def _walk(self) -> None:
+        """Converge the resources in order; the list may grow meanwhile."""
+        while self.number < len(self.resources):
+            self._machine.cancellation.check_boundary()
+            resource = self.resources[self.number]
+            self.number += 1
+            for action in resource.wanted_actions:
+                self._act(resource, action, ())
 
-        Raises:
-            RunFailed: it failed, and is not to be ignored.
-            RunCancelled: the run was cancelled.
-        """
-        if (str(resource), action) in trail:
-            steps = [*trail[trail.index((str(resource), action)) :], (str(resource), action)]
+    def _act(self, resource: Resource, action: str, trail: Trail) -> None:
+        """Run one action of one resource, and then its immediate notifications."""
+        deed = _Deed(resource, action, trail, Row(str(resource), resource.recipe, action))
+        if deed.own_trail[-1] in trail:
+            steps = deed.own_trail[trail.index(deed.own_trail[-1]) :]
             circle = " → ".join(f"{action} {name}" for name, action in steps)
             raise RunFailed(f"notifications go in a circle: {circle} ({resource.where})")
-        self.machine.cancellation.check()
-        row = Row(str(resource), resource.recipe, action)
+        self._machine.cancellation.check()
+        row = deed.row
         begun = time.monotonic()
-        diffs: list[str] = []
-        self._tell("resource started", row, trail)
+        self._tell("resource started", deed)
         failure: BaseException | None = None
         try:
-            self._work(resource, action, row, diffs, trail)
+            self._work(deed)
             row.state = "changed" if row.changes else "unchanged"
-        except _Skipped as reason:
+        except Skipped as reason:
             row.state, row.error = "skipped", str(reason) or None
         except RunCancelled as cancelled:
             row.state, row.error, failure = "failed", f"cancelled: {cancelled}", cancelled
@@ -136,44 +221,51 @@ class Runner:
             row.state, row.error, failure = "failed", _error_text(error, resource), error
         row.seconds = time.monotonic() - begun
         self.report.rows.append(row)
-        self._tell(f"resource {row.state}", row, trail, diffs=diffs)
+        self._note_in_ledger(deed)
+        self._tell(f"resource {row.state}", deed, diffs=deed.diffs)
         if isinstance(failure, RunCancelled):
             raise failure
         if failure is not None and not resource.ignore_failure:
             raise RunFailed(f"{resource} ({resource.where}): {row.error}") from failure
         if row.state == "changed":
-            self._notify(resource, (*trail, (str(resource), action)))
+            self._notify(deed)
 
-    # --- the walk
+    # --- notifications
 
-    def _walk(self) -> None:
-        """Converge the resources in order; the list may grow meanwhile."""
-        while self.number < len(self.resources):
-            self.machine.cancellation.check_boundary()
-            resource = self.resources[self.number]
-            self.number += 1
-            for action in resource.wanted_actions:
-                self.act(resource, action)
+    def _notify(self, deed: _Deed) -> None:
+        """Run what is to run immediately; note down what is delayed."""
+        ids: Sequence[int | None] = deed.armed or [None] * len(deed.notifications)
+        for notification, ledger_id in zip(deed.notifications, ids, strict=True):
+            target = self._target(notification.target)
+            if notification.timing is Timing.DELAYED:
+                self._delay(target, notification.action, deed.own_trail, ledger_id)
+                continue
+            try:
+                self._act(target, notification.action, deed.own_trail)
+            except RunFailed:
+                self._strike_off([ledger_id])
+                raise
+            self._strike_off([ledger_id])
+
+    def _delay(self, target: Resource, action: str, trail: Trail, ledger_id: int | None) -> None:
+        """Put an action off to the end of the run, once per target and action."""
+        key = (str(target), action)
+        delayed = self._delayed.setdefault(key, _Delayed(target, action, trail, []))
+        if delayed.is_made:
+            self._strike_off([ledger_id])
+        elif ledger_id is not None:
+            delayed.ledger_ids.append(ledger_id)
 
     def _make_delayed(self, failures: list[str]) -> None:
         """Make the delayed notifications, and those that arise meanwhile; a failure stops none."""
-        for delayed in self._delayed:
-            try:
-                self.act(delayed.target, delayed.action, delayed.trail)
-            except RunFailed as error:
-                failures.append(str(error))
-
-    def _notify(self, resource: Resource, trail: Trail) -> None:
-        """Run what is to run immediately; note down what is delayed."""
-        for notification in resource.notifications:
-            target = self._target(notification.target)
-            if notification.timing is Timing.IMMEDIATELY:
-                self.act(target, notification.action, trail)
-            elif notification.timing is Timing.DELAYED:
-                key = (notification.target, notification.action)
-                if key not in self._delayed_keys:
-                    self._delayed_keys.add(key)
-                    self._delayed.append(_Delayed(target, notification.action, trail))
+        while waiting := [each for each in self._delayed.values() if not each.is_made]:
+            for delayed in waiting:
+                delayed.is_made = True
+                try:
+                    self._act(delayed.target, delayed.action, delayed.trail)
+                except RunFailed as error:
+                    failures.append(str(error))
+                self._strike_off(delayed.ledger_ids)
 
     def _target(self, name: str) -> Resource:
         """Return a notified resource; that it is there was checked when the recipes were read."""
@@ -181,34 +273,63 @@ class Runner:
         assert target is not None
         return target
 
+    # --- the ledger
+
+    def _note_in_ledger(self, deed: _Deed) -> None:
+        """Say what became of the change whose notifications are armed.
+
+        One that failed half-way stays armed: the next run looks what is left.
+        """
+        if not deed.armed or self._ledger is None:
+            return
+        if deed.row.state == "changed":
+            self._ledger.make_due(deed.armed)
+        elif not deed.row.changes:
+            self._ledger.strike_off(deed.armed)
+
+    def _strike_off(self, ids: Sequence[int | None]) -> None:
+        """Note that notifications are done with."""
+        known = [each for each in ids if each is not None]
+        if known and self._ledger is not None:
+            self._ledger.strike_off(known)
+
+    def _is_due(self, entry: Entry) -> bool:
+        """Say whether the change of an entry that was left was made, as far as can be told."""
+        notifier = self.resources.find(entry.notifier)
+        if entry.is_due or notifier is None or not self._can_tell(entry):
+            return True
+        try:
+            return not self._would_change(with_lazy_values(notifier), entry.notifier_action)
+        except Exception as error:  # noqa: BLE001 - own code of recipes: not knowing is enough
+            log.warning("%s: %s: it counts as changed", notifier, _error_text(error, notifier))
+            return True
+
+    def _can_tell(self, entry: Entry) -> bool:
+        """Say whether the notifier can be asked if it would change."""
+        notifier = self.resources.find(entry.notifier)
+        return notifier is not None and notifier.can_tell and notifier.can(entry.notifier_action)
+
     # --- one action
 
-    def _work(
-        self, resource: Resource, action: str, row: Row, diffs: list[str], trail: Trail
-    ) -> None:
+    def _work(self, deed: _Deed) -> None:
         """Do what one action needs; fills the row's changes.
 
         Raises:
-            _Skipped: nothing was to be done.
+            Skipped: nothing was to be done.
         """
-        if action == "nothing":
-            raise _Skipped
-        for wait in resource.waits:
-            self._wait(resource, wait)
-        for guard in resource.guards:
-            if bool(self._ask(guard.question, guard.options)) is not guard.wanted:
-                raise _Skipped(resource.shown(str(guard)))
-        before = [each for each in resource.notifications if each.timing is Timing.BEFORE]
+        resource = deed.resource
+        if deed.action == "nothing":
+            raise Skipped
+        self._asking.check(resource)
         tries_left = resource.retries
+        is_first = True
         while True:
             try:
                 wanted = with_lazy_values(resource)
-                if before and self._would_change(wanted, action):
-                    for notification in before:
-                        target = self._target(notification.target)
-                        self.act(target, notification.action, (*trail, (str(resource), action)))
-                    before = []
-                self._make_changes(wanted, action, row, diffs)
+                if is_first:
+                    self._notify_before(deed, wanted)
+                    is_first = False
+                self._make_changes(deed, wanted)
             except (RunCancelled, RunFailed):
                 raise
             except Exception as error:
@@ -217,87 +338,46 @@ class Runner:
                 tries_left -= 1
                 text = _error_text(error, resource)
                 log.warning("%s failed, trying again: %s", resource, text)
-                self._tell("resource retried", row, trail, error=text)
-                self.machine.cancellation.pause(resource.retry_delay)
+                self._tell("resource retried", deed, error=text)
+                self._machine.cancellation.pause(resource.retry_delay)
             else:
                 return
 
-    def _make_changes(self, wanted: Resource, action: str, row: Row, diffs: list[str]) -> None:
+    def _notify_before(self, deed: _Deed, wanted: Resource) -> None:
+        """Run what is to run before the resource changes, if it would change."""
+        before = [each for each in wanted.notifications if each.timing is Timing.BEFORE]
+        if before and self._would_change(wanted, deed.action):
+            for notification in before:
+                self._act(self._target(notification.target), notification.action, deed.own_trail)
+
+    def _make_changes(self, deed: _Deed, wanted: Resource) -> None:
         """Make each change the provider names before the next is asked for."""
-        kind = self.kinds.find(wanted.kind, wanted.where)
-        for change in kind.changes(wanted, action, self.machine):
-            if not self.machine.why_run:
-                self.machine.cancellation.check()
+        kind = self._kinds.find(wanted.kind, wanted.where)
+        for change in kind.changes(wanted, deed.action, self._machine):
+            if not self._machine.why_run:
+                self._machine.cancellation.check()
+                if self._ledger is not None and deed.notifications and not deed.armed:
+                    deed.armed = self._ledger.arm(
+                        wanted, deed.action, deed.notifications, deed.own_trail
+                    )
                 change.apply()
-            row.changes.append(change.text)
+            deed.row.changes.append(change.text)
             if change.diff and not wanted.sensitive:
-                diffs.append(change.diff)
+                deed.diffs.append(change.diff)
 
     def _would_change(self, wanted: Resource, action: str) -> bool:
         """Say whether the action would change anything, without doing it."""
-        dry = copy.copy(self.machine)
+        dry = copy.copy(self._machine)
         dry.why_run = True
-        kind = self.kinds.find(wanted.kind, wanted.where)
+        kind = self._kinds.find(wanted.kind, wanted.where)
         return next(kind.changes(wanted, action, dry), None) is not None
 
-    def _ask(self, question: Question, options: Mapping[str, Any]) -> object:
-        """Ask a guard's or wait's question."""
-        if callable(question):
-            return question()
-        return self.machine.run(question, returns=None, **options).exit_code == 0
-
-    def _wait(self, resource: Resource, wait: Wait) -> None:
-        """Ask until the answer is as wanted, or the time is over.
-
-        Raises:
-            WaitTimeout: the time is over, and that is a failure.
-            _Skipped: the time is over, and the resource is to be skipped.
-        """
-        begun = time.monotonic()
-        shown = ""
-        try:
-            while True:
-                try:
-                    answer = self._ask(wait.question, {})
-                except (CallError, RegistryError) as error:
-                    # Not knowing is no answer: both kinds of wait go on.
-                    last = str(error)
-                else:
-                    last = resource.shown(repr(answer)[:_SHOWN_ANSWER])
-                    if bool(answer) is wait.wanted:
-                        return
-                waited = time.monotonic() - begun
-                if waited >= wait.timeout:
-                    self._give_up(wait, waited, last)
-                    return
-                self.waiting = {
-                    "resource": str(resource),
-                    "wait": str(wait),
-                    "last": last,
-                    "seconds": round(waited, 1),
-                }
-                if last != shown:
-                    shown = last
-                    self.emit("resource waiting", dict(self.waiting))
-                self.machine.cancellation.pause(min(wait.pause, wait.timeout - waited))
-        finally:
-            self.waiting = None
-
-    def _give_up(self, wait: Wait, waited: float, last: str) -> None:
-        """End a wait whose time is over, as it asks for."""
-        timeout = WaitTimeout(str(wait), round(waited, 1), last)
-        if wait.on_timeout == "fail":
-            raise timeout
-        if wait.on_timeout == "skip":
-            raise _Skipped(str(timeout))
-        log.warning("%s; going on", timeout)
-
-    def _tell(self, event: str, row: Row, trail: Trail, **more: Any) -> None:
+    def _tell(self, event: str, deed: _Deed, **more: Any) -> None:
         """Tell what happens to a resource."""
-        said: dict[str, Any] = {"number": self.number, "of": len(self.resources), **row.as_data()}
-        if trail:
-            said["notified_by"] = trail[-1][0]
-        self.emit(event, {**said, **more})
+        said = {"number": self.number, "of": len(self.resources), **deed.row.as_data()}
+        if deed.trail:
+            said["notified_by"] = deed.trail[-1][0]
+        self._emit(event, {**said, **more})
 
 
 def _error_text(error: BaseException, resource: Resource) -> str:

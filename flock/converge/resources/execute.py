@@ -44,6 +44,11 @@ class Execute(Resource):
     timeout: float | None = 3600.0
     umask: int | str | None = None
 
+    @property
+    def can_tell(self) -> bool:
+        """Whether `creates` shows if the command is still to be run."""
+        return self.creates is not None
+
     def check(self) -> None:
         """Fill in the command; refuse what cannot be run."""
         self.command = self.command or self.name

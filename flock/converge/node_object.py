@@ -1,0 +1,78 @@
+"""What is known of this machine and lasts: its attributes, and what it is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from flock.converge.attributes import Attributes, merge_onto, only, plain, without
+from flock.converge.node_store import NodeStore
+from flock.journal import Journal
+
+_SENSITIVE_FACT = "sensitive normal attributes"
+
+
+class NodeObject:
+    """Makes a run's attributes from what lasts, and keeps what lasts after it.
+
+    What is sensitive is kept in the journal and handed to nobody.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        environment: str,
+        journal: Journal,
+        store: NodeStore,
+        facts: Callable[[], Mapping[str, Any]],
+        sensitive: Sequence[str],
+    ) -> None:
+        self.name = name
+        self.environment = environment
+        self._journal = journal
+        self._store = store
+        self._facts = facts
+        self._sensitive = tuple(sensitive)
+
+    def attributes(self) -> Attributes:
+        """Return the attributes as they are before any recipe."""
+        normal = dict(self._store.normal_attributes())
+        if self._sensitive:
+            merge_onto(normal, self._journal.recall(_SENSITIVE_FACT, {}), join_lists=False)
+        return Attributes(self._facts(), normal)
+
+    def public(self, attributes: Attributes) -> dict[str, Any]:
+        """Return the merged attributes as plain data, without what is sensitive."""
+        return without(attributes.merged(), self._sensitive)
+
+    def as_data(
+        self,
+        attributes: Attributes,
+        run_list: Sequence[str],
+        roles: Sequence[str],
+        recipes: Sequence[str],
+    ) -> dict[str, Any]:
+        """Return the node object: what others may know."""
+        public = self.public(attributes)
+        tags = public.get("tags")
+        return {
+            "name": self.name,
+            "run_list": list(run_list),
+            "roles": list(roles),
+            "recipes": list(recipes),
+            "environment": self.environment,
+            "tags": tags if isinstance(tags, list) else [],
+            "normal": without(attributes.levels["normal"], self._sensitive),
+            "attributes": public,
+        }
+
+    def save(self, attributes: Attributes, data: dict[str, Any]) -> None:
+        """Keep what lasts.
+
+        Raises:
+            FlockError: the journal or the store could not keep it.
+        """
+        if self._sensitive:
+            normal = plain(attributes.levels["normal"], "normal")
+            self._journal.remember(_SENSITIVE_FACT, only(normal, self._sensitive))
+        self._store.save(data)
