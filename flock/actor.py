@@ -10,17 +10,21 @@ method, nothing inherited from Pykka or `object`, no property, nothing marked
 from __future__ import annotations
 
 import inspect
+import logging
 import queue
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import FunctionType
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
 
 import pykka
 
 from flock.context import current
-from flock.errors import UsageError
+from flock.errors import FlockError, UsageError
 from flock.future import Future
+from flock.timers import Timer, clock
+
+logger = logging.getLogger(__name__)
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -36,6 +40,37 @@ def internal(method: F) -> F:
     return method
 
 
+class LinkedActorDied(FlockError):
+    """An actor that this one is linked to crashed, and this one with it."""
+
+
+class SelfMessage(NamedTuple):
+    """Something for the actor to do on its own thread, in turn with its calls."""
+
+    function: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+
+
+class Cancellable(Protocol):
+    """What ends with `cancel`."""
+
+    def cancel(self) -> None:
+        """End it; twice is harmless."""
+
+
+class Home(Protocol):
+    """Where a registered actor lives."""
+
+    @property
+    def name(self) -> str:
+        """The name it is registered under."""
+
+    @property
+    def flock(self) -> Any:
+        """The `Flock` it is registered in."""
+
+
 class Actor(pykka.ThreadingActor):
     """Base of actors that are called from other nodes.
 
@@ -43,6 +78,10 @@ class Actor(pykka.ThreadingActor):
     tell, or in `on_start`, kills it, and its supervisor starts it anew. A
     method may return a future (`self.later()`): the answer is sent when that
     resolves, and the actor is free meanwhile.
+
+    What is asked for with `after`, `every`, `subscribe`, `monitor` and `link`
+    arrives on the actor's own thread, in turn with its calls, and is gone with
+    the actor. A subclass that overrides `on_receive` passes on what is not its.
     """
 
     use_daemon_thread: ClassVar[bool] = True
@@ -52,6 +91,13 @@ class Actor(pykka.ThreadingActor):
     needs: ClassVar[tuple[str, ...]] = ()
     """What a stock or site actor is made with, by keyword: `flock`, `kitchen`."""
 
+    traps_exits: ClassVar[bool] = False
+    """True calls `on_exit` when a linked actor is gone, instead of crashing with it."""
+
+    _home: Home | None = None
+    _belongings: list[Cancellable] | None = None
+    _links: dict[Any, Cancellable] | None = None
+
     @staticmethod
     def _create_actor_inbox() -> Any:
         return queue.SimpleQueue()
@@ -60,14 +106,177 @@ class Actor(pykka.ThreadingActor):
     def _create_future() -> pykka.Future[Any]:
         return Future()
 
+    # --- where it is
+
+    @property
+    def flock(self) -> Any:
+        """The `Flock` this actor is registered in."""
+        return self._at_home().flock
+
+    @property
+    def me(self) -> Any:
+        """This actor as a proxy, to be passed to others."""
+        home = self._at_home()
+        return home.flock.me_or_visitor()[home.name]
+
     @property
     def caller(self) -> str:
         """Name of the node or visitor whose call this thread works on; empty for none."""
         return current.actor.caller if current.actor is not None else ""
 
+    def _at_home(self) -> Home:
+        if self._home is None:
+            raise UsageError(f"{type(self).__name__} is not registered: use Flock.supervise")
+        return self._home
+
+    def move_in(self, home: Home) -> None:
+        """Note where the actor lives; whoever runs it calls this before it starts."""
+        self._home = home
+
+    def move_out(self) -> None:
+        """End everything the actor asked for; whoever runs it calls this when it is over."""
+        belongings, self._belongings = self._belongings or [], None
+        links, self._links = self._links or {}, None
+        for each in (*belongings, *links.values()):
+            each.cancel()
+        clock.discard([each for each in belongings if isinstance(each, Timer)])
+
+    # --- answers and messages to itself
+
     def later(self) -> Future[Any]:
         """Make a future to return as the answer, to be set from any thread when it is known."""
         return Future()
+
+    def on_receive(self, message: Any) -> Any:
+        """Do what the actor asked itself to do; anything else as Pykka does."""
+        if isinstance(message, SelfMessage):
+            return message.function(*message.args, **message.kwargs)
+        return super().on_receive(message)
+
+    def soon(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+        """Have a method of this actor run on its thread, behind what waits already."""
+        try:
+            self.actor_ref.tell(SelfMessage(method, args, kwargs))
+        except pykka.ActorDeadError:
+            logger.debug("%s is over and does no more", self)
+
+    def _own(self, thing: Any) -> Any:
+        belongings = [
+            each for each in self._belongings or () if not getattr(each, "is_cancelled", False)
+        ]
+        self._belongings = [*belongings, thing]
+        return thing
+
+    # --- time
+
+    def after(self, seconds: float, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Timer:
+        """Have a method of this actor run once, `seconds` from now; returns what cancels it."""
+
+        def due(timer: Timer) -> None:
+            timer.cancel()
+            self.soon(method, *args, **kwargs)
+
+        timer: Timer = self._own(clock.start(seconds, due))
+        return timer
+
+    def every(
+        self, interval: float, method: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> Timer:
+        """Have a method run every `interval` seconds, the first time after one of them.
+
+        A time that comes while the last one still waits, or runs, is left out.
+        """
+        waits = False
+
+        def run() -> None:
+            nonlocal waits
+            try:
+                if not timer.is_cancelled:
+                    method(*args, **kwargs)
+            finally:
+                waits = False
+
+        def due(_: Timer) -> None:
+            nonlocal waits
+            if not waits:
+                waits = True
+                self.soon(run)
+
+        timer: Timer = self._own(clock.start(interval, due, interval))
+        return timer
+
+    # --- topics
+
+    def publish(self, topic: str, value: Any) -> int:
+        """Send a value to everybody in the flock who subscribed to a topic."""
+        sent: int = self.flock.publish(topic, value)
+        return sent
+
+    def subscribe(self, topic: str, method: Callable[[str, Any], Any]) -> Cancellable:
+        """Have `method(publisher, value)` run for what is published on a topic."""
+        subscription: Cancellable = self._own(
+            self.flock.subscribe(
+                topic, lambda publisher, value: self.soon(method, publisher, value)
+            )
+        )
+        return subscription
+
+    # --- the end of others
+
+    def monitor(self, other: Any, method: Callable[[Any], Any]) -> Cancellable:
+        """Have `method(down)` run once when another actor, or a node, is gone.
+
+        Args:
+            other: a proxy of an actor or a node.
+            method: takes a `flock.monitors.Down`.
+        """
+        monitor: Cancellable = self._own(other.monitor(lambda down: self.soon(method, down)))
+        return monitor
+
+    def link(self, other: Any) -> None:
+        """Share the fate of another actor: when one crashes, so does the other.
+
+        With `traps_exits` this one is told by `on_exit` instead.
+
+        Args:
+            other: a proxy of an actor on any node.
+        """
+        self.join_link(other)
+        home = self._at_home()
+        self.flock.link_back(other, home.name)
+
+    def join_link(self, other: Any) -> None:
+        """Take the near half of a link."""
+        links = self._links if self._links is not None else {}
+        self._links = links
+        if other not in links:
+            links[other] = other.monitor(lambda down: self.soon(self._linked_is_gone, other, down))
+
+    def unlink(self, other: Any) -> None:
+        """End a link, on both sides."""
+        self.leave_link(other)
+        self.flock.unlink_back(other, self._at_home().name)
+
+    def leave_link(self, other: Any) -> None:
+        """Give up the near half of a link."""
+        link = (self._links or {}).pop(other, None)
+        if link is not None:
+            link.cancel()
+
+    def _linked_is_gone(self, other: Any, down: Any) -> None:
+        if self._links is None or self._links.pop(other, None) is None:
+            return
+        if self.traps_exits:
+            self.on_exit(down)
+        elif down.crashed:
+            raise LinkedActorDied(f"{down.node}/{down.actor} is gone: {down.reason}")
+
+    def on_exit(self, down: Any) -> None:
+        """Take the news that a linked actor is gone; for classes with `traps_exits`.
+
+        Args:
+            down: a `flock.monitors.Down`.
+        """
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,17 +9,23 @@ ends, so it ends once.
 from __future__ import annotations
 
 import itertools
+import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import pykka
+
 from flock.context import current
-from flock.errors import CallCancelled, CallError, CallTimeout
+from flock.errors import CallCancelled, CallError, CallTimeout, DeadlockError, EncodeError
 from flock.future import Future
-from flock.messages import CALL, MAX_CHAIN, TELL
+from flock.messages import BATCH, CALL, MAX_CHAIN, PROBE, TELL, Chain
 from flock.wire import Codec
+
+logger = logging.getLogger(__name__)
 
 _TICK = 0.05
 """Seconds between two looks for deadlines that nobody waits at."""
@@ -72,7 +78,11 @@ class CallOptions:
 
 
 class CallFuture(Future[Any]):
-    """The future of one call, and what is known of the call until it has an answer."""
+    """The future of one call, and what is known of the call until it has an answer.
+
+    What is derived from it (`map` and its kin) is a plain future: Pykka makes
+    it without arguments, and it stands for no call.
+    """
 
     deadline: float | None = None
     """Monotonic seconds at which the watchman ends it; None if nobody but its caller does."""
@@ -99,6 +109,27 @@ class CallFuture(Future[Any]):
     def timed_out(self) -> CallTimeout:
         """Return the error for a deadline that passed."""
         return CallTimeout(self.label, self.options.timeout or 0.0)
+
+    def _as_plain(self) -> Future[Any]:
+        plain: Future[Any] = Future()
+        plain.set_get_hook(lambda timeout: self.get(timeout=timeout))
+        return plain
+
+    def filter(self, func: Callable[[Any], bool]) -> pykka.Future[Any]:
+        """Derive a future of those of its values for which `func` is true."""
+        return self._as_plain().filter(func)
+
+    def join(self, *futures: pykka.Future[Any]) -> pykka.Future[Any]:
+        """Derive a future of the list of its value and those of `futures`."""
+        return self._as_plain().join(*futures)
+
+    def map(self, func: Callable[[Any], Any]) -> pykka.Future[Any]:
+        """Derive a future of what `func` makes of its value."""
+        return self._as_plain().map(func)
+
+    def reduce(self, func: Callable[[Any, Any], Any], *args: Any) -> pykka.Future[Any]:
+        """Derive a future of what `func` reduces its values to."""
+        return self._as_plain().reduce(func, *args)
 
 
 class Calls:
@@ -143,10 +174,10 @@ class Calls:
             Exception: what the method raised.
         """
         future = self._send(peer, actor, method, args, kwargs, options, urgent=True)
-        if not future.wait(options.timeout):
-            # A promise of a later answer may have lifted the deadline meanwhile.
-            if not future.is_lifted and self._open.pop(future.call_id, None) is not None:
-                raise future.timed_out()
+        is_late = not future.wait(options.timeout)
+        # A promise of a later answer may have lifted the deadline meanwhile.
+        if is_late and not future.is_lifted and self._open.pop(future.call_id, None) is not None:
+            raise future.timed_out()
         return future.get()
 
     def future(
@@ -166,10 +197,7 @@ class Calls:
         """
         future = self._send(peer, actor, method, args, kwargs, options, urgent=False)
         future.before_wait = peer.flush
-        if options.timeout is not None:
-            future.deadline = time.monotonic() + options.timeout
-            if not self._timed.is_set():
-                self._watch_deadlines()
+        self._limit(future)
         return future
 
     def tell(
@@ -183,17 +211,21 @@ class Calls:
     ) -> None:
         """Have a method run, without an answer.
 
-        Blocks up to the options' timeout while the lane is full.
+        Blocks up to the options' timeout while the lane is full; without a
+        timeout for as long as it takes.
 
         Raises:
             OverloadedError: it stayed full.
             CallError: there is no way there; surely not sent.
         """
-        self._codec.check_arguments(args, kwargs)
         message = self._codec.encode(
             (TELL, actor, method, args, kwargs, None, self._chain(0), options.under)
         )
-        peer.send(message, urgent=False, timeout=options.timeout)
+        self._codec.check_arguments(args, kwargs)
+        if self._closed:
+            raise CallCancelled(f"{peer.title}: this flock is closed", may_have_run=False)
+        timeout = math.inf if options.timeout is None else options.timeout
+        peer.send(message, urgent=False, timeout=timeout)
 
     def _send(
         self,
@@ -208,22 +240,35 @@ class Calls:
     ) -> CallFuture:
         call_id = next(self._ids)
         chain = self._chain(call_id)
-        self._codec.check_arguments(args, kwargs)
         message = self._codec.encode(
             (CALL, call_id, actor, method, args, kwargs, options.timeout, chain, options.under)
         )
+        # After it was encoded: what nests without end was refused by that.
+        self._codec.check_arguments(args, kwargs)
         future = CallFuture(call_id, peer, actor, method, options)
-        # Entered before it is sent: the answer can be faster than we are.
+        if not urgent and options.timeout is not None:
+            # Set before it is sent: a promise of a later answer may lift it at once.
+            future.deadline = time.monotonic() + options.timeout
+        self._enter(future, message, urgent=urgent)
+        return future
+
+    def _enter(self, future: CallFuture, message: bytes, *, urgent: bool) -> None:
+        """Send a call; it is in the table first, as the answer can be faster than we are."""
+        call_id = future.call_id
         self._open[call_id] = future
         if self._closed:
             self._open.pop(call_id, None)
             raise CallCancelled(f"{future.label}: this flock is closed", may_have_run=False)
         try:
-            peer.send(message, urgent=urgent)
+            future.peer.send(message, urgent=urgent)
         except BaseException:
             self._open.pop(call_id, None)
             raise
-        return future
+
+    def _limit(self, future: CallFuture) -> None:
+        """Have a future end at its deadline, whether or not somebody waits for it."""
+        if future.deadline is not None and not self._timed.is_set():
+            self._watch_deadlines()
 
     def _chain(self, call_id: int) -> tuple[Any, ...]:
         actor = current.actor
@@ -235,15 +280,62 @@ class Calls:
             raise CallError(f"a chain of more than {MAX_CHAIN} calls", may_have_run=False)
         return (*chain, (self._node_name(), name, call_id))
 
+    def batch(
+        self, peer: Peer, actor: str, calls: list[list[Any]], options: CallOptions
+    ) -> Future[Any]:
+        """Send many calls to one actor as one message; return the future of their outcomes.
+
+        Args:
+            peer: the node.
+            actor: the actor.
+            calls: `[method, args, kwargs]` of each.
+            options: for the batch as a whole.
+        """
+        call_id = next(self._ids)
+        for number, (_, args, kwargs) in enumerate(calls):
+            try:
+                self._codec.check_arguments(args, kwargs)
+            except EncodeError as error:
+                raise EncodeError(f"call {number}: {error}") from None
+        message = self._codec.encode(
+            (BATCH, call_id, actor, calls, options.timeout, self._chain(call_id), options.under)
+        )
+        future = CallFuture(call_id, peer, actor, f"batch of {len(calls)}", options)
+        if options.timeout is not None:
+            future.deadline = time.monotonic() + options.timeout
+        self._enter(future, message, urgent=True)
+        future.before_wait = peer.flush
+        self._limit(future)
+        return future
+
+    def probe(self, call_id: int, path: Chain) -> None:
+        """Ask whoever works on a call of ours whether he waits, and for whom."""
+        call = self._open.get(call_id)
+        if call is None or call.is_lifted or len(path) > MAX_CHAIN:
+            return
+        try:
+            call.peer.send(self._codec.encode((PROBE, call_id, call.actor, path)), urgent=True)
+        except CallError as error:
+            logger.debug("a probe was not sent: %s", error)
+
+    def end_deadlock(self, call_id: int, circle: Chain) -> None:
+        """Fail a call of ours that was found to be part of a circle of waits."""
+        call = self._open.pop(call_id, None)
+        if call is not None:
+            names = [f"{node}/{actor or 'caller'}" for node, actor, _ in circle]
+            error = DeadlockError(
+                f"these calls wait for each other for ever: {' -> '.join([*names, names[0]])}",
+                names,
+            )
+            error.may_have_run = True
+            call.fail(error)
+
     # --- answers
 
     def answered(self, peer: Peer, call_id: int, value: Any) -> bool:
         """Give a call its value; False if that peer was not asked, or nobody waits any more."""
-        call = self._open.pop(call_id, None)
-        if call is None:
-            return False
-        if call.peer is not peer:
-            self._open[call_id] = call
+        call = self._open.get(call_id)
+        if call is None or call.peer is not peer or self._open.pop(call_id, None) is None:
             return False
         call.set(value)
         return True
@@ -275,21 +367,17 @@ class Calls:
         """Return the calls to a peer that have no answer."""
         return [call_id for call_id, call in list(self._open.items()) if call.peer is peer]
 
-    def fail_all(
-        self, peer: Peer, unsent: Iterable[int], make_error: Callable[[str, bool], CallError]
-    ) -> None:
-        """Fail every open call to a peer.
+    def fail_each(self, call_ids: Iterable[int], make_error: Callable[[str], Exception]) -> None:
+        """Fail calls that still have no answer.
 
         Args:
-            peer: the peer.
-            unsent: calls that were never given to a connection.
-            make_error: from the call's label and whether it may have run.
+            call_ids: which.
+            make_error: from the call's label.
         """
-        surely_not_run = set(unsent)
-        for call_id in self.open_ids(peer):
+        for call_id in call_ids:
             call = self._open.pop(call_id, None)
             if call is not None:
-                call.fail(make_error(call.label, call_id not in surely_not_run))
+                call.fail(make_error(call.label))
 
     def close(self) -> None:
         """Fail everything that is open; calls made later fail at once."""
@@ -304,6 +392,11 @@ class Calls:
             watchman = self._watchman
         if watchman is not None and watchman is not threading.current_thread():
             watchman.join()
+
+    def label_of(self, call_id: int) -> str | None:
+        """Return what an open call of ours is, for messages; None if there is no such call."""
+        call = self._open.get(call_id)
+        return None if call is None else call.label
 
     def count(self) -> int:
         """Return how many calls have no answer yet."""

@@ -26,6 +26,9 @@ class WaitingActor(Protocol):
     def begin_wait(self, call_id: int) -> None:
         """Note that the thread now waits for this call; raise `DeadlockError` if that is for ever."""
 
+    def probe(self, call_id: int) -> None:
+        """Look whether the call waited for waits, over other actors, for this one."""
+
     def end_wait(self, call_id: int) -> None:
         """Note that the wait is over."""
 

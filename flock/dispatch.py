@@ -12,13 +12,15 @@ answered at once, on the reader's thread.
 
 from __future__ import annotations
 
+import inspect
 import logging
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import pykka
 
+from flock.actor import Method
 from flock.errors import (
     ActorNotFound,
     BadArguments,
@@ -33,7 +35,7 @@ from flock.failures import fail_message
 from flock.future import Future
 from flock.hosting import Invocation
 from flock.messages import ACCEPTED, CALL, MAX_CHAIN, REPLY, Chain
-from flock.supervisor import Supervisor
+from flock.supervisor import Actors, Supervisor
 from flock.wire import Codec
 from registry.contract import KeyRecord
 
@@ -92,18 +94,9 @@ class Dispatcher:
             if not actor:
                 self._answer_question(peer, call_id, method, args, kwargs)
                 return
-            hosted = self._supervisor.get(actor)
-            if hosted is None:
-                there = ", ".join(self._supervisor.names()) or "none"
-                raise ActorNotFound(f"no actor {actor!r} here; there are: {there}")
-            entry = hosted.table.get(method)
-            if entry is None:
-                there = ", ".join(sorted(hosted.table)) or "none"
-                raise MethodNotFound(f"actor {actor!r} offers no method {method!r}, but: {there}")
-            misfit = entry.misfit(args, kwargs)
-            if misfit is not None:
-                raise BadArguments(f"{actor}.{misfit}")
-            hosted.deliver(
+            target = self._target(actor)
+            entry = _fitting(actor, target.table, method, args, kwargs)
+            target.deliver(
                 Invocation(
                     self,
                     peer,
@@ -120,6 +113,41 @@ class Dispatcher:
                 self.reply_failure(peer, call_id, error)
             else:
                 logger.warning("a tell from %s was dropped: %s", caller.name, error)
+
+    def take_batch(
+        self, peer: Any, caller: KeyRecord, message: list[Any], deadline: float | None
+    ) -> None:
+        """Deliver a BATCH: its calls run as one, and each has an outcome of its own."""
+        _, call_id, actor, calls, _, chain, _ = message
+        peer.serving.add(call_id)
+        try:
+            refuse_unless_allowed(caller, actor, "batch")
+            target = self._target(actor)
+            table = target.table
+            for each in calls:
+                well_formed = isinstance(each, list) and [type(part) for part in each] == [
+                    str,
+                    list,
+                    dict,
+                ]
+                if not well_formed:
+                    raise BadArguments("a batch is a list of [method, args, kwargs]")
+
+            def run_all(this: Any) -> list[list[Any]]:
+                return [_outcome(this, actor, table, *each) for each in calls]
+
+            whole = Method(f"batch of {len(calls)}", cast("Any", run_all), _NO_ARGUMENTS, 0, 0)
+            links = _chain_of(chain) if chain else ()
+            target.deliver(Invocation(self, peer, call_id, whole, [], {}, deadline, links))
+        except CallError as error:
+            self.reply_failure(peer, call_id, error)
+
+    def _target(self, actor: str) -> Actors:
+        target = self._supervisor.get(actor)
+        if target is None:
+            there = ", ".join(self._supervisor.names()) or "none"
+            raise ActorNotFound(f"no actor {actor!r} here; there are: {there}")
+        return target
 
     def _answer_question(
         self, peer: Any, call_id: int, method: str, args: list[Any], kwargs: dict[str, Any]
@@ -213,6 +241,41 @@ class Dispatcher:
             if isinstance(call_id, int) and call_id not in peer.serving:
                 lost = ConnectionLost("the answer went down with the connection")
                 self.reply_failure(peer, call_id, lost)
+
+
+def _fitting(
+    actor: str, table: dict[str, Method], method: str, args: list[Any], kwargs: dict[str, Any]
+) -> Method:
+    """Return the table's entry for a call; raise if there is none or the arguments do not fit."""
+    entry = table.get(method)
+    if entry is None:
+        there = ", ".join(sorted(table)) or "none"
+        raise MethodNotFound(f"actor {actor!r} offers no method {method!r}, but: {there}")
+    misfit = entry.misfit(args, kwargs)
+    if misfit is not None:
+        raise BadArguments(f"{actor}.{misfit}")
+    return entry
+
+
+def _outcome(
+    this: Any,
+    actor: str,
+    table: dict[str, Method],
+    method: str,
+    args: list[Any],
+    kwargs: dict[str, Any],
+) -> list[Any]:
+    """Run one call of a batch: `[value]`, or the fields of a FAIL message."""
+    try:
+        value = _fitting(actor, table, method, args, kwargs).function(this, *args, **kwargs)
+        if isinstance(value, pykka.Future):
+            raise BadArguments(f"{actor}.{method} answers later and cannot be part of a batch")
+    except BaseException as error:
+        return list(fail_message(0, error)[2:])
+    return [value]
+
+
+_NO_ARGUMENTS = inspect.Signature()
 
 
 def refuse_unless_allowed(caller: KeyRecord, actor: str, method: str) -> None:

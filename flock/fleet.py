@@ -21,9 +21,12 @@ import pykka
 
 from flock.calls import CallOptions, Calls
 from flock.errors import CallError, NameTaken, NodeNotFound, UsageError
+from flock.monitors import Down, Monitor
 from flock.node import Node, raise_file_limit
 from flock.proxy import ActorProxy, NodeProxy, handle_maker, points_at
 from flock.settings import Settings, load_settings, make_registry
+from flock.supervisor import MAX_RESTARTS, RESTART_WINDOW, Group, Strategy
+from flock.topics import Subscription
 from registry.contract import Lock, LockOwner, PresenceRecord, Registry
 
 logger = logging.getLogger(__name__)
@@ -81,7 +84,9 @@ class Flock:
             if self._node is not None or self._closed:
                 raise UsageError("this flock was started already")
             given = {"name": name, "registry": registry, **settings}
-            self._arguments.update({key: value for key, value in given.items() if value is not None})
+            self._arguments.update(
+                {key: value for key, value in given.items() if value is not None}
+            )
             self._join()
         return self
 
@@ -107,6 +112,7 @@ class Flock:
             name_lost=self._on_name_lost,
         )
         self._options = CallOptions(timeout=loaded.timeout)
+        node.flock = self
         node.open()
         self._node, self._settings = node, loaded
         try:
@@ -265,6 +271,64 @@ class Flock:
         """
         return self._joined().supervisor.add(name, lambda: actor_class(*args, **kwargs))
 
+    def pool(
+        self, actor_class: type[pykka.Actor], size: int, *args: Any, name: str, **kwargs: Any
+    ) -> ActorProxy:
+        """Start `size` actors behind one name; each call goes to the one with least to do.
+
+        Args:
+            actor_class: as for `supervise`.
+            size: how many, 1 or more.
+            args: given to each.
+            name: what the pool is called by.
+            kwargs: given to each.
+
+        Returns:
+            The pool's proxy.
+        """
+        self._joined().supervisor.add_pool(name, lambda: actor_class(*args, **kwargs), size)
+        return self.me_or_visitor()[name]
+
+    def group(
+        self,
+        strategy: Strategy = "one_for_one",
+        *,
+        max_restarts: int = MAX_RESTARTS,
+        within: float = RESTART_WINDOW,
+    ) -> Group:
+        """Make a group of actors that share their fate; add to it with its `supervise`.
+
+        Args:
+            strategy: who is started anew with a crashed actor: `one_for_one`,
+                `one_for_all`, or `rest_for_one` (it and those added later).
+            max_restarts: crashes within `within` seconds before all are given up.
+            within: seconds.
+        """
+        return Group(self._joined().supervisor, strategy, max_restarts, within)
+
+    # --- topics
+
+    def publish(self, topic: str, value: Any) -> int:
+        """Send a value to everybody in the flock who subscribed to a topic; waits for nobody.
+
+        Returns:
+            To how many processes it was sent.
+        """
+        return self._joined().topics.publish(topic, value)
+
+    def subscribe(self, topic: str, callback: Callable[[str, Any], None]) -> Subscription:
+        """Have `callback(publisher, value)` called with what is published on a topic.
+
+        Args:
+            topic: any text.
+            callback: called on a thread of the subscription, one value after
+                the other; a `flock.topics.Gap` stands where some were lost.
+
+        Returns:
+            The subscription; `cancel` ends it.
+        """
+        return self._joined().topics.subscribe(topic, callback)
+
     # --- locks
 
     def lock(
@@ -304,6 +368,29 @@ class Flock:
         if record is None:
             raise NodeNotFound(f"no node {name!r} in {node.registry.url}")
         return record
+
+    def watch(self, node: str, actor: str, callback: Callable[[Down], None]) -> Monitor:
+        """Have `callback` told when an actor, or the node itself, is gone."""
+        me = self._joined()
+        return me.monitors.watch(me.peer(node), actor, callback)
+
+    def me_or_visitor(self) -> NodeProxy:
+        """Return this process as a node, also if it is a visitor: its own actors are there."""
+        return self._proxy(self._joined().identity.name)
+
+    def link_back(self, other: ActorProxy, actor: str) -> None:
+        """Have another actor take its half of a link to an actor of ours."""
+        self._ask_about_link("link", other, actor)
+
+    def unlink_back(self, other: ActorProxy, actor: str) -> None:
+        """Have another actor give up its half of a link."""
+        self._ask_about_link("unlink", other, actor)
+
+    def _ask_about_link(self, question: str, other: ActorProxy, actor: str) -> None:
+        node, name = points_at(other) or ("", "")
+        peer, mine = self.peer(node), self.me_or_visitor()[actor]
+        if not self.calls.call(peer, "", question, (name, mine), {}, self._options):
+            raise UsageError(f"{node}/{name} is no flock.Actor and cannot be linked")
 
     @property
     def registry(self) -> Registry:

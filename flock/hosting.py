@@ -82,6 +82,21 @@ class Invocation:
         self.chain = chain
 
 
+class Surroundings(Protocol):
+    """The node that actors run on."""
+
+    @property
+    def node_name(self) -> str:
+        """Its name, as chains of calls carry it."""
+
+    @property
+    def flock(self) -> Any:
+        """The `Flock` they are registered in; None for a node on its own."""
+
+    def probe(self, call_id: int, path: Chain) -> None:
+        """Ask whoever was called by `call_id` whether he waits, and for whom."""
+
+
 class HostedActor:
     """One instance of a named actor and the thread it runs on.
 
@@ -96,7 +111,7 @@ class HostedActor:
         actor: pykka.Actor,
         table: dict[str, Method],
         ended: Callable[[HostedActor, BaseException | None], None],
-        node_name: str,
+        place: Surroundings,
     ) -> None:
         """Wrap an actor that is made and not started.
 
@@ -106,10 +121,10 @@ class HostedActor:
             table: what others may call.
             ended: called on the actor's thread when it is over, with the error
                 if it crashed.
-            node_name: this node's name, as chains of calls carry it.
+            place: the node it runs on.
         """
         self.name = name
-        self._node_name = node_name
+        self.surroundings = place
         self.actor = actor
         self.table = table
         self._over = threading.Event()
@@ -165,8 +180,15 @@ class HostedActor:
         """True once the instance takes no more calls."""
         return self._over.is_set()
 
+    @property
+    def flock(self) -> Any:
+        """The `Flock` it is registered in."""
+        return self.surroundings.flock
+
     def start(self) -> None:
         """Begin to take calls."""
+        if isinstance(self.actor, Actor):
+            self.actor.move_in(self)
         pykka.ActorRegistry.register(self.actor.actor_ref)
         self.thread.start()
 
@@ -224,6 +246,11 @@ class HostedActor:
         for invocation, refusal in refused:
             invocation.answerer.fail(invocation, refusal)
 
+    def probe(self, call_id: int) -> None:
+        """Look whether the call waited for waits, over other actors, for this one."""
+        link = (self.surroundings.node_name, self.name, call_id)
+        self.surroundings.probe(call_id, (link,))
+
     def end_wait(self, call_id: int) -> None:
         """Note that the wait is over."""
         if self._waiting_for == call_id:
@@ -231,9 +258,11 @@ class HostedActor:
 
     def _refuse_circle(self, waiting_for: int, chain: Chain) -> None:
         """Raise `DeadlockError` if `chain` holds the call that this actor waits for."""
-        if any(tuple(link) == (self._node_name, self.name, waiting_for) for link in chain):
+        if any(
+            tuple(link) == (self.surroundings.node_name, self.name, waiting_for) for link in chain
+        ):
             circle = [f"{node}/{actor or 'caller'}" for node, actor, _ in chain]
-            path = " -> ".join([*circle, f"{self._node_name}/{self.name}"])
+            path = " -> ".join([*circle, f"{self.surroundings.node_name}/{self.name}"])
             raise DeadlockError(f"these calls would wait for each other for ever: {path}", circle)
 
     # --- the actor's thread
@@ -256,6 +285,8 @@ class HostedActor:
                 self._tell_failure(crash)
         self._over.set()
         self._drain()
+        if isinstance(actor, Actor):
+            actor.move_out()
         current.actor = None
         self._ended(self, crash)
 

@@ -148,7 +148,7 @@ class Lane:
 
     def flush(self) -> None:
         """Send all that is queued, unless another thread is at it: it then sends ours too."""
-        while self._queue and self._is_open and not self._is_stalled and not self._is_closed:
+        while self._queue and self.is_open and not self._is_stalled:
             if not self._lock.acquire(blocking=False):
                 return  # the holder looks at the queue again after its release
             try:

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import logging
 import secrets
+import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -19,6 +21,7 @@ import zmq
 from zmq.utils.monitor import parse_monitor_message
 
 from flock import __version__
+from flock.actor import Actor
 from flock.admission import DOMAIN, Admission
 from flock.calls import Calls
 from flock.directory import Directory
@@ -28,17 +31,26 @@ from flock.failures import error_of
 from flock.lanes import lane_socket
 from flock.messages import (
     ACCEPTED,
+    BATCH,
     BYE,
     CALL,
+    DOWN,
     FAIL,
     OPEN_CALLS,
+    PROBE,
     PROTOCOL,
+    PUBLISH,
     REPLY,
     TELL,
+    UNWATCH,
+    WATCH,
+    Chain,
 )
+from flock.monitors import Monitors
 from flock.peers import Identity, Peers, RemotePeer
 from flock.reader import Connection, Reader
 from flock.supervisor import Supervisor
+from flock.topics import Topics
 from flock.wire import Codec, MakeHandle, PackHandle, frame_of
 from registry.contract import (
     NODE_NAME_RULE,
@@ -67,6 +79,7 @@ class Local:
         self.title = node.identity.name
         self.generation = node.identity.generation
         self.serving: set[int] = set()
+        self.watched: set[int] = set()
         self.last_reply = 0.0
         self._node = node
         self._codec = codec
@@ -161,9 +174,15 @@ class Node:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._context.set(zmq.MAX_SOCKETS, _MAX_SOCKETS)
         self.calls = Calls(lambda: self.identity.name, self._codec)
-        self.supervisor = Supervisor(title, self._actors_changed)
+        self.node_name = title
+        self.flock: Any = None
+        self.supervisor = Supervisor(self, self._actors_changed)
+        self.monitors = Monitors(self._codec, lambda actor: bool(self.supervisor.instances(actor)))
+        self.supervisor.on_end(self.monitors.actor_over)
+        self.topics = Topics(registry, self._codec, title, generation, self.anybody)
         self.directory = Directory(registry, self._presence_changed)
         self._by_name: dict[str, RemotePeer] = {}
+        self._visitors: dict[str, RemotePeer] = {}
         self.dispatcher = Dispatcher(
             self.supervisor,
             self._codec,
@@ -172,6 +191,9 @@ class Node:
                 "actors": self.supervisor.describe,
                 "methods": self._methods_of,
                 "counters": lambda: self._reader.counters.as_data(),
+                "stack": self.stack,
+                "link": self._link,
+                "unlink": self._unlink,
             },
             time.monotonic,
         )
@@ -214,6 +236,7 @@ class Node:
                 own_address=lambda: self.address,
                 find_by_key=self._find_by_key,
                 find_by_name=self.directory.look_again,
+                over=self._peer_over,
             )
             if self._admission is not None:
                 self.registry.enter_key(
@@ -256,8 +279,10 @@ class Node:
         bound = socket.getsockopt_string(zmq.LAST_ENDPOINT)
         if self._advertise:
             given = self._advertise.removeprefix("tcp://")
-            return f"tcp://{given}" if ":" in given.rpartition("]")[2] else (
-                f"tcp://{given}:{bound.rpartition(':')[2]}"
+            return (
+                f"tcp://{given}"
+                if ":" in given.rpartition("]")[2]
+                else (f"tcp://{given}:{bound.rpartition(':')[2]}")
             )
         if host in ("0.0.0.0", "::", "*"):  # noqa: S104 - asked for by the operator
             return f"tcp://{self.registry.default_host()}:{bound.rpartition(':')[2]}"
@@ -427,21 +452,127 @@ class Node:
                 if not self.calls.answered(peer, message[1], message[2]):
                     self._reader.counters.late_answers += 1
             elif kind in (CALL, TELL):
-                seconds = message[6] if kind == CALL else None
-                deadline = None
-                if seconds is not None:
-                    deadline = time.clock_gettime(time.CLOCK_BOOTTIME) + seconds - late
+                deadline = self._deadline(message[6], late) if kind == CALL else None
                 self.dispatcher.take(peer, caller, message, deadline)
             elif kind == FAIL:
                 if not self.calls.failed(peer, message[1], error_of(message)):
                     self._reader.counters.late_answers += 1
             elif kind == ACCEPTED:
                 self.calls.accepted(peer, message[1])
+            elif kind == BATCH:
+                deadline = self._deadline(message[4], late)
+                self.dispatcher.take_batch(peer, caller, message, deadline)
+            elif kind == PUBLISH:
+                self.topics.heard(peer, *message[1:])
+            elif kind == WATCH:
+                self.monitors.heard_watch(peer, message[1], message[2])
+            elif kind == UNWATCH:
+                self.monitors.heard_unwatch(peer, message[1])
+            elif kind == DOWN:
+                self.monitors.heard_down(peer, message[1], message[2], message[3])
+            elif kind == PROBE:
+                self._probed(message[2], message[3])
             elif kind == OPEN_CALLS:
                 self.dispatcher.missing(peer, message[1])
             elif kind == BYE:
-                self._peers.heard_bye(peer, f"it left: {message[1]}")
+                self._peers.heard_bye(peer, message[1])
                 self._reader.forget(peer.generation)
+
+    @staticmethod
+    def _deadline(seconds: float | None, late: float) -> float | None:
+        """Return when a call must have begun, on our `CLOCK_BOOTTIME`."""
+        if seconds is None:
+            return None
+        return time.clock_gettime(time.CLOCK_BOOTTIME) + seconds - late
+
+    def _peer_over(self, peer: RemotePeer, reason: str, crashed: bool) -> None:
+        """Tell everybody who keeps something of a peer that it is gone."""
+        self.monitors.peer_over(peer, reason, crashed)
+        if peer.state == "gone":
+            self.topics.peer_over(peer.generation)
+            self._reader.forget(peer.generation)
+
+    # --- circles of waits
+
+    def probe(self, call_id: int, path: Chain) -> None:
+        """Ask whoever was called by `call_id` whether he waits, and for whom."""
+        self.calls.probe(call_id, path)
+
+    def _probed(self, actor: str, raw: list[Any]) -> None:
+        """Follow the waits of an actor of ours; end a circle that closes here."""
+        path: Chain = tuple((str(link[0]), str(link[1]), int(link[2])) for link in raw)
+        instances = self.supervisor.instances(actor)
+        if not instances or not all(each.waiting_for for each in instances):
+            return  # somebody here is free to work
+        for each in instances:
+            link = (self.node_name, each.name, each.waiting_for)
+            if link not in path:
+                self.calls.probe(each.waiting_for, (*path, link))
+                continue
+            circle = path[path.index(link) :]
+            # Every member may have asked; one of them alone gives way.
+            if link == min(circle):
+                self.calls.end_deadlock(each.waiting_for, circle)
+            else:
+                self.calls.probe(each.waiting_for, circle)
+
+    # --- links and what a node answers
+
+    def _link(self, actor: str, other: Any) -> bool:
+        """Take the far half of a link; say whether there is such an actor."""
+        instances = [
+            each.actor for each in self.supervisor.instances(actor) if isinstance(each.actor, Actor)
+        ]
+        for instance in instances:
+            instance.soon(instance.join_link, other)
+        return bool(instances)
+
+    def _unlink(self, actor: str, other: Any) -> bool:
+        """Give up the far half of a link."""
+        for each in self.supervisor.instances(actor):
+            if isinstance(each.actor, Actor):
+                each.actor.soon(each.actor.leave_link, other)
+        return True
+
+    def stack(self) -> list[dict[str, Any]]:
+        """Say of each running actor what it is doing: method, seconds, inbox, slowest, stack."""
+        frames = sys._current_frames()  # noqa: SLF001 - the only way to another thread's stack
+        rows = []
+        for each in self.supervisor.running():
+            frame = frames.get(each.thread.ident or 0)
+            rows.append(
+                {
+                    "name": each.name,
+                    "class": type(each.actor).__name__,
+                    "busy_with": each.busy_with,
+                    "busy_for": each.busy_for,
+                    "called_by": each.caller,
+                    "waits_for": self.calls.label_of(each.waiting_for),
+                    "waiting": each.waiting_count(),
+                    "slowest": [list(slow) for slow in each.slowest()],
+                    "stack": traceback.format_stack(frame) if frame is not None else [],
+                }
+            )
+        return rows
+
+    def anybody(self, name: str) -> Any:
+        """Return the peer of a process by its name, visitors included.
+
+        Raises:
+            NodeNotFound: there is none.
+            RegistryUnavailable: it is new here, and the registry cannot be asked.
+        """
+        if name == self.identity.name:
+            return self._local
+        peer = self._visitors.get(name) or self._by_name.get(name)
+        if peer is not None and peer.state != "gone":
+            return peer
+        record = self.registry.presence(name)
+        if record is None:
+            self._visitors.pop(name, None)
+            raise NodeNotFound(f"no process {name!r} in {self.registry.url}")
+        found = self._visitors[name] = self._peers.peer_for(record)
+        return found
 
     def _methods_of(self, actor: str) -> dict[str, list[str]]:
         """Answer what an actor offers: signature and docstring by method."""
@@ -468,6 +599,7 @@ class Node:
             self._is_announced = False
         self._stale.set()
         self.supervisor.close()
+        self.topics.close()
         self.calls.close()
         self._peers.say_bye("closed")
         self.directory.close()
@@ -500,6 +632,3 @@ def raise_file_limit() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-

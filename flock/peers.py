@@ -13,6 +13,7 @@ small pool, so that one silent peer delays nobody else.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import select
@@ -20,11 +21,12 @@ import socket as sockets
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
+import msgpack
 import zmq
 from zmq.utils.monitor import parse_monitor_message
 
@@ -36,10 +38,12 @@ from flock.errors import (
     NodeUnreachable,
     NotLetIn,
     RegistryError,
+    RegistryUnavailable,
+    VersionMismatch,
 )
 from flock.lanes import Flusher, Lane, LaneClosed, lane_socket
-from flock.messages import BYE, CALL, HELLO, OPEN_CALLS, PROTOCOL
-from flock.wire import Codec, frame_of
+from flock.messages import BATCH, BYE, CALL, HELLO, MAX_OPEN_CALLS, OPEN_CALLS, PROTOCOL, TELL
+from flock.wire import Codec
 from registry.contract import PresenceRecord
 
 logger = logging.getLogger(__name__)
@@ -86,6 +90,7 @@ class RemotePeer:
         state: `connecting`, `connected`, `partitioned` or `gone`.
         heard_lane: the newest of its lanes that said HELLO, 0 for none.
         serving: calls of it that run here or wait to.
+        watched: numbers of our monitors on it or its actors.
         last_reply: when we last answered it, monotonic seconds.
     """
 
@@ -98,6 +103,7 @@ class RemotePeer:
         self.reason = ""
         self.heard_lane = 0
         self.serving: set[int] = set()
+        self.watched: set[int] = set()
         self.last_reply = 0.0
         self.lane: Lane | None = None
         self.lock = threading.RLock()
@@ -156,6 +162,8 @@ class Peers:
         own_address: Callable[[], str],
         find_by_key: Callable[[bytes, str], PresenceRecord | None],
         find_by_name: Callable[[str], PresenceRecord | None],
+        over: Callable[[RemotePeer, str, bool], None],
+        forgotten: Callable[[RemotePeer], None] = lambda _: None,
     ) -> None:
         """Make it; the keeper starts with the first lane.
 
@@ -168,6 +176,9 @@ class Peers:
             find_by_key: from a key, and the name a HELLO gave, to the live
                 presence record; asks the registry.
             find_by_name: a fresh look at a name's presence record.
+            over: called with a peer that is gone or cannot be reached, the
+                reason, and False if it left of its own will.
+            forgotten: called with a peer that is gone for good.
         """
         self._context = context
         self._identity = identity
@@ -176,6 +187,8 @@ class Peers:
         self._own_address = own_address
         self._find_by_key = find_by_key
         self._find_by_name = find_by_name
+        self._over_listener = over
+        self._forgotten = forgotten
         self._by_generation: dict[str, RemotePeer] = {}
         self._lock = threading.Lock()
         self._lane_numbers = 0
@@ -194,9 +207,7 @@ class Peers:
         peer = self._by_generation.get(record.generation)
         if peer is None:
             with self._lock:
-                peer = self._by_generation.setdefault(
-                    record.generation, RemotePeer(self, record)
-                )
+                peer = self._by_generation.setdefault(record.generation, RemotePeer(self, record))
         return peer
 
     def by_generation(self, generation: str) -> RemotePeer | None:
@@ -210,11 +221,17 @@ class Peers:
 
     # --- opening a lane
 
-    def open_lane(self, peer: RemotePeer) -> Lane:
+    def open_lane(self, peer: RemotePeer, first: Sequence[bytes] = ()) -> Lane:
         """Return the peer's lane, made anew if it is over; does not wait for it to open.
+
+        Args:
+            peer: whose.
+            first: messages that a new lane sends before all others.
 
         Raises:
             NodeDownError: the peer's process is known to be gone.
+            NodeUnreachable: its address makes no sense.
+            VersionMismatch: it speaks another version of the protocol.
         """
         with peer.lock:
             if peer.lane is not None and not peer.lane.is_closed:
@@ -223,6 +240,12 @@ class Peers:
                 raise CallError("this flock is closed", may_have_run=False)
             if peer.state == "gone":
                 raise NodeDownError(f"{peer.title} is gone: {peer.reason}", may_have_run=False)
+            if peer.record.protocol != PROTOCOL:
+                raise VersionMismatch(
+                    f"{peer.title} ({peer.record.version}) speaks protocol "
+                    f"{peer.record.protocol}, we speak {PROTOCOL}",
+                    may_have_run=False,
+                )
             with self._lock:
                 self._lane_numbers += 1
                 number = self._lane_numbers
@@ -233,9 +256,16 @@ class Peers:
                 own_public_key=self._identity.public_key,
                 own_secret_key=self._identity.secret_key,
             )
-            lane = Lane(socket, number, self._flusher)
+            lane = Lane(socket, number, self._flusher, first)
             monitor = socket.get_monitor_socket(_EVENTS)
-            socket.connect(peer.record.address)
+            try:
+                socket.connect(peer.record.address)
+            except zmq.ZMQError as error:
+                monitor.close(linger=0)
+                lane.close()
+                raise NodeUnreachable(
+                    f"{peer.record.address} of {peer.title} is no address: {error}"
+                ) from None
             peer.lane = lane
             if peer.state != "connected":
                 peer.state = "connecting"
@@ -258,7 +288,9 @@ class Peers:
 
     # --- what the reader hears
 
-    def heard_hello(self, key: bytes, hello: list[Any], heard: Callable[[RemotePeer], None]) -> None:
+    def heard_hello(
+        self, key: bytes, hello: list[Any], heard: Callable[[RemotePeer], None]
+    ) -> None:
         """Take a HELLO from a connection; never blocks.
 
         Args:
@@ -271,8 +303,8 @@ class Peers:
         if peer is not None and peer.key == key:
             heard(peer)
             self._answer_hello(peer, hello)
-        elif not self._closed:
-            self._pool.submit(self._meet, key, hello, heard)
+        else:
+            self._soon(self._meet, key, hello, heard)
 
     def _meet(self, key: bytes, hello: list[Any], heard: Callable[[RemotePeer], None]) -> None:
         """Look up who an unknown generation is, and answer it."""
@@ -297,90 +329,120 @@ class Peers:
 
     def _answer_hello(self, peer: RemotePeer, hello: list[Any]) -> None:
         _, _, _, wanted, number, answered, _ = hello
-        lane = peer.lane
-        replaced = 0 < peer.heard_lane < number
-        if number > peer.heard_lane:
+        # Under the lock, or a lane that another thread opens meanwhile would
+        # greet without answering, and none of us would notice.
+        with peer.lock:
+            heard_before = peer.heard_lane
+            if number < heard_before:
+                return  # from a lane that was replaced
             peer.heard_lane = number
+            lane = peer.lane
             if lane is None or lane.is_closed:
-                self.open_lane(peer)  # its HELLO is the answer
-            else:
+                lane = self.open_lane(peer)  # its HELLO is the answer
+            elif number > heard_before:
                 lane.send_first(self._hello(peer, lane.number, number))
-        if wanted != self._identity.generation:
-            return  # it looks for a predecessor; our HELLO tells it so
-        if lane is not None and answered == lane.number and not lane.is_open:
-            peer.state = "connected"
-            self._order("opened", lane)
+            if wanted != self._identity.generation:
+                return  # it looks for a predecessor; our HELLO tells it so
+            opens = answered == lane.number and not lane.is_open
+            if opens:
+                peer.state = "connected"
+                self._order("opened", lane)
+        if opens:
             lane.open()
-        if replaced:
+        if 0 < heard_before < number:
             self._ask_for_open_calls(peer)
 
     def _ask_for_open_calls(self, peer: RemotePeer) -> None:
         """Have the peer fail those of our calls whose answer went down with its old lane."""
         ids = self._calls.open_ids(peer)
-        if ids:
-            peer.send(self._codec.encode((OPEN_CALLS, ids)), urgent=True)
+        for start in range(0, len(ids), MAX_OPEN_CALLS):
+            some = ids[start : start + MAX_OPEN_CALLS]
+            peer.send(self._codec.encode((OPEN_CALLS, some)), urgent=True)
 
     def heard_bye(self, peer: RemotePeer, reason: str) -> None:
         """Note that a peer leaves of its own will."""
-        self._bury(peer, reason)
+        self._bury(peer, f"it left: {reason}", crashed=False)
 
     # --- the end of a lane
 
-    def _bury(self, peer: RemotePeer, reason: str) -> None:
-        """Note that a peer's process is gone for good."""
+    def _bury(
+        self, peer: RemotePeer, reason: str, *, crashed: bool = True, linger: float = 0.0
+    ) -> None:
+        """Note that a peer's process is gone for good; never blocks."""
         with peer.lock:
             if peer.state == "gone":
                 return
-            peer.state, peer.reason = "gone", reason
             lane, peer.lane = peer.lane, None
+            unsent = self._end(lane, linger) if lane is not None else []
+            sent = self._sent(peer, unsent)
+            self._gone(peer, reason, sent, crashed=crashed)
+        if unsent:
+            self._soon(self._reroute, peer, unsent)
+
+    def _gone(
+        self, peer: RemotePeer, reason: str, sent: list[int], *, crashed: bool = True
+    ) -> None:
+        """Let nothing more go to a peer, and fail what was sent to it."""
+        with peer.lock:
+            is_news = peer.state != "gone"
+            peer.state, peer.reason = "gone", reason
         with self._lock:
-            self._by_generation.pop(peer.generation, None)
-        unsent = self._end(lane) if lane is not None else []
-        if not self._reroute(peer, unsent):
-            self._fail(
-                peer,
-                unsent,
-                lambda label, ran: NodeDownError(f"{label}: {reason}", may_have_run=ran),
-            )
+            if self._by_generation.get(peer.generation) is peer:
+                del self._by_generation[peer.generation]
+        self._calls.fail_each(
+            sent, lambda label: NodeDownError(f"{label}: {peer.title} is down: {reason}")
+        )
+        if is_news:
+            self._forgotten(peer)
+            self._over_listener(peer, reason, crashed)
 
     def key_removed(self, key: bytes) -> None:
-        """Cut off every peer with this key: the registry does not let it talk any more."""
+        """Cut off every peer with this key: the registry does not let it talk any more.
+
+        It is told, or its calls would wait for answers that nobody sends.
+        """
+        goodbye = self._codec.encode((BYE, "your key was removed from the registry"))
         for peer in self.all():
             if peer.key == key:
-                self._bury(peer, "its key was removed from the registry")
+                self._say(peer, goodbye)
+                self._bury(peer, "its key was removed from the registry", linger=1.0)
 
-    def _lane_over(self, watched: _Watched, why: str, refused: str = "") -> None:
+    def _lane_over(self, watched: _Watched, why: str, status: int = 0) -> None:
         """Deal with a lane whose connection ended or never came; on the pool."""
         peer, lane = watched.peer, watched.lane
-        was_open = lane.is_open
         with peer.lock:
             if lane.is_closed:
                 return
+            was_open = lane.is_open
             unsent = self._end(lane)
+            # While nobody can open the next lane: what is open now and is not
+            # unsent was given to this one.
+            sent = self._sent(peer, unsent) if was_open else []
             if peer.lane is lane:
                 peer.lane = None
         if self._closed:
             return
-        if refused:
-            peer.state = "partitioned"
-            self._fail(peer, unsent, lambda label, ran: NotLetIn(f"{label}: {refused}"))
+        if status:
+            self._not_let_in(peer, unsent, status)
             return
         refuses = _refuses_connections(peer.record.address)
-        if refuses or why == "wrong key":
-            record = self._successor(peer)
-            if record is not None or refuses:
-                self._bury_lane(peer, unsent, record)
-                return
+        if refuses or (why == "wrong key" and self._successor(peer) is not None):
+            reason = (
+                f"nothing listens at {peer.record.address} any more"
+                if refuses
+                else f"another process listens at {peer.record.address} now"
+            )
+            self._gone(peer, reason, sent)
+            self._reroute(peer, unsent)
+            return
         peer.state = "partitioned"
         if was_open:
-            self._fail(
-                peer,
-                unsent,
-                lambda label, ran: ConnectionLost(
-                    f"{label}: the connection to {peer.title} ({peer.record.address}) broke",
-                    may_have_run=ran,
-                ),
+            reason = f"the connection to {peer.title} ({peer.record.address}) broke"
+            self._calls.fail_each(sent, lambda label: ConnectionLost(f"{label}: {reason}"))
+            self._fail_unsent(
+                unsent, lambda label: ConnectionLost(f"{label}: {reason}", may_have_run=False)
             )
+            self._over_listener(peer, "the connection broke", True)
             self._reopen_for_replies(peer)
             return
         side = (
@@ -388,28 +450,19 @@ class Peers:
             if why == "no answer" and watched.connected
             else f"{self._own_address()} cannot reach {peer.record.address} ({why})"
         )
-        self._fail(
-            peer,
-            unsent,
-            lambda label, ran: NodeUnreachable(f"{label}: {side}", may_have_run=False),
-        )
+        self._fail_unsent(unsent, lambda label: NodeUnreachable(f"{label}: {side}"))
+        self._over_listener(peer, side, True)
 
-    def _bury_lane(
-        self, peer: RemotePeer, unsent: list[bytes], successor: PresenceRecord | None
-    ) -> None:
-        reason = f"nothing listens at {peer.record.address} any more"
-        with peer.lock:
-            peer.state, peer.reason = "gone", reason
-        with self._lock:
-            self._by_generation.pop(peer.generation, None)
-        rerouted = successor is not None and self._resend(peer, unsent, successor)
-        self._fail(
-            peer,
-            [] if rerouted else unsent,
-            lambda label, ran: NodeDownError(
-                f"{label}: {peer.title} is down: {reason}", may_have_run=ran
-            ),
-        )
+    def _not_let_in(self, peer: RemotePeer, unsent: list[bytes], status: int) -> None:
+        """Fail what waited for a lane that the peer's admission refused."""
+        peer.state = "partitioned"
+        if status == _CANNOT_SAY:
+            reason = "it cannot look up our key now; try again"
+            self._fail_unsent(unsent, lambda _: RegistryUnavailable(f"of {peer.title}", reason))
+        else:
+            reason = f"{peer.title} does not know our key: the registry has no record of it"
+            self._fail_unsent(unsent, lambda label: NotLetIn(f"{label}: {reason}"))
+        self._over_listener(peer, reason, True)
 
     def _successor(self, peer: RemotePeer) -> PresenceRecord | None:
         """Ask the registry whether the name has another generation now."""
@@ -419,43 +472,41 @@ class Peers:
             return None
         return record if record is not None and record.generation != peer.generation else None
 
-    def _reroute(self, peer: RemotePeer, unsent: list[bytes]) -> bool:
-        """Send what never left to the peer's successor, fail the rest; say whether there is one."""
-        record = self._successor(peer) if unsent else None
-        if record is None or not self._resend(peer, unsent, record):
-            return False
-        self._fail(
-            peer,
-            [],
-            lambda label, ran: NodeDownError(f"{label}: {peer.reason}", may_have_run=ran),
-        )
-        return True
+    def _reroute(self, peer: RemotePeer, unsent: list[bytes]) -> None:
+        """Send what never left to the peer's successor, or fail it if there is none."""
+        # Answers, and what else belongs to one run of the peer, end with it.
+        requests = [message for message in unsent if _head_of(message)[0] in _REQUESTS]
+        record = self._successor(peer) if requests else None
+        if record is None or not self._resend(requests, record):
+            self._fail_unsent(
+                requests,
+                lambda label: NodeDownError(
+                    f"{label}: {peer.title} is down: {peer.reason}", may_have_run=False
+                ),
+            )
 
-    def _resend(self, peer: RemotePeer, unsent: list[bytes], record: PresenceRecord) -> bool:
+    def _resend(self, requests: list[bytes], record: PresenceRecord) -> bool:
+        """Give requests to a successor nobody has sent to yet: order stays; else return False."""
         successor = self.peer_for(record)
-        for message in unsent:
-            call_id = self._call_id(message)
-            if call_id is not None:
+        with successor.lock:
+            if successor.lane is not None:
+                return False
+            for call_id in _call_ids(requests):
                 self._calls.move(call_id, successor)
             try:
-                successor.send(message, urgent=True)
+                self.open_lane(successor, requests)
             except CallError as error:
-                if call_id is not None:
-                    self._calls.failed(successor, call_id, error)
+                refused = error
+                self._calls.fail_each(_call_ids(requests), lambda _: refused)
         return True
 
-    def _fail(
-        self, peer: RemotePeer, unsent: list[bytes], make: Callable[[str, bool], CallError]
-    ) -> None:
-        ids = {self._call_id(message) for message in unsent}
-        self._calls.fail_all(
-            peer, [call_id for call_id in ids if call_id is not None], make
-        )
+    def _sent(self, peer: RemotePeer, unsent: list[bytes]) -> list[int]:
+        """Return the open calls to a peer that were given to a connection."""
+        kept = set(_call_ids(unsent))
+        return [call_id for call_id in self._calls.open_ids(peer) if call_id not in kept]
 
-    def _call_id(self, message: bytes) -> int | None:
-        """Return the id of an encoded call; None for any other message."""
-        kind, *fields = Codec().decode(frame_of((message,), 0))[1][0]
-        return cast("int", fields[0]) if kind == CALL else None
+    def _fail_unsent(self, unsent: list[bytes], make_error: Callable[[str], Exception]) -> None:
+        self._calls.fail_each(_call_ids(unsent), make_error)
 
     def _reopen_for_replies(self, peer: RemotePeer) -> None:
         """Open a lane again after a break if the peer may wait for answers of ours."""
@@ -475,17 +526,13 @@ class Peers:
 
     def _order(self, what: str, about: Any) -> None:
         self._orders.append((what, about))
-        if self._keeper is None:
-            with self._lock:
-                if not self._closed and not self._has_keeper():
-                    self._keeper = threading.Thread(
-                        target=self._keep, name="flock-keeper", daemon=True
-                    )
-                    self._keeper.start()
-        os.eventfd_write(self._wake, 1)
-
-    def _has_keeper(self) -> bool:
-        return self._keeper is not None
+        with self._lock:
+            if self._closed:
+                return  # the keeper tidies up as it ends
+            if self._keeper is None:
+                self._keeper = threading.Thread(target=self._keep, name="flock-keeper", daemon=True)
+                self._keeper.start()
+            os.eventfd_write(self._wake, 1)
 
     def _keep(self) -> None:
         """Wait for the lanes' events and deadlines."""
@@ -550,7 +597,7 @@ class Peers:
             if kind == zmq.EVENT_CONNECTED:
                 watched.connected = True
             elif kind == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
-                self._over(watched, "not let in", _not_let_in(watched.peer, value))
+                self._over(watched, "not let in", value)
             elif kind == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL:
                 self._over(watched, "no answer" if value == _EAGAIN else "wrong key")
             elif kind == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:
@@ -558,32 +605,54 @@ class Peers:
             elif kind in (zmq.EVENT_DISCONNECTED, zmq.EVENT_CLOSED):
                 self._over(watched, "connection ended" if watched.connected else "no connection")
 
-    def _over(self, watched: _Watched, why: str, refused: str = "") -> None:
+    def _over(self, watched: _Watched, why: str, status: int = 0) -> None:
         # The first event says why; those that follow from it do not.
         watched.deadline = None
-        if not watched.is_over and not self._closed:
+        if not watched.is_over:
             watched.is_over = True
-            self._pool.submit(self._lane_over, watched, why, refused)
+            self._soon(self._lane_over, watched, why, status)
+
+    def _soon(self, work: Callable[..., None], *args: Any) -> None:
+        """Have the pool do what may take time; what is left when this closes is dropped."""
+        try:
+            self._pool.submit(self._guarded, work, *args)
+        except RuntimeError:
+            if not self._closed:
+                raise
+
+    @staticmethod
+    def _guarded(work: Callable[..., None], *args: Any) -> None:
+        try:
+            work(*args)
+        except Exception:
+            # A pool keeps the errors of its work to itself.
+            logger.exception("what happened to a peer could not be dealt with")
 
     def _end_overdue(self) -> None:
         now = time.monotonic()
         for watched in list(self._watched.values()):
             if watched.deadline is not None and now >= watched.deadline:
-                self._over(watched, "no answer")
+                if watched.lane.is_open:
+                    watched.deadline = None  # just in time: the order to say so is on its way
+                else:
+                    self._over(watched, "no answer")
             elif (
                 watched.deadline is None
                 and now - watched.lane.used > IDLE_AFTER
                 and not watched.peer.serving
+                and not watched.peer.watched
                 and not self._calls.open_ids(watched.peer)
             ):
-                self._pool.submit(self._close_idle, watched)
+                self._soon(self._close_idle, watched)
 
     def _close_idle(self, watched: _Watched) -> None:
         with watched.peer.lock:
-            if time.monotonic() - watched.lane.used > IDLE_AFTER:
-                self._end(watched.lane)
+            if time.monotonic() - watched.lane.used > IDLE_AFTER and not watched.lane.is_closed:
+                unsent = self._end(watched.lane)
                 if watched.peer.lane is watched.lane:
                     watched.peer.lane = None
+                if unsent:
+                    self.open_lane(watched.peer, unsent)  # somebody came just now
 
     # --- leaving
 
@@ -591,12 +660,15 @@ class Peers:
         """Tell every connected peer that we leave."""
         message = self._codec.encode((BYE, reason))
         for peer in self.all():
-            lane = peer.lane
-            if lane is not None and lane.is_open:
-                try:
-                    lane.send(message, urgent=True)
-                except (LaneClosed, CallError):
-                    continue
+            self._say(peer, message)
+
+    @staticmethod
+    def _say(peer: RemotePeer, message: bytes) -> None:
+        """Send a message if the lane is open, and never mind if it is not."""
+        lane = peer.lane
+        if lane is not None and lane.is_open:
+            with contextlib.suppress(LaneClosed, CallError):
+                lane.send(message, urgent=True)
 
     def close(self, linger: float = 0.0) -> None:
         """Close every lane.
@@ -615,7 +687,8 @@ class Peers:
                 lane, peer.lane = peer.lane, None
                 if lane is not None:
                     lane.flush()
-                    lane.close(linger)
+                    # A lane that never opened holds nothing that anybody waits for.
+                    lane.close(linger if lane.is_open else 0.0)
         os.eventfd_write(self._wake, 1)
         keeper = self._keeper
         if keeper is not None:
@@ -626,13 +699,26 @@ class Peers:
 _EAGAIN = 11
 """What a handshake that timed out gives as its reason; a wrong key gives another."""
 
+_CANNOT_SAY = 500
+"""What a peer's admission answers when its registry cannot be asked; 400 is a no."""
 
-def _not_let_in(peer: RemotePeer, status: int) -> str:
-    if status == 500:  # noqa: PLR2004 - ZAP's word for "cannot say"
-        return (
-            f"{peer.title} cannot ask its registry who we are (registry unavailable there); try again"
-        )
-    return f"{peer.title} does not know our key: its registry has no record of it"
+_REQUESTS = frozenset({CALL, TELL, BATCH})
+"""What may go to a successor if it never left: work, not answers or news."""
+
+
+def _head_of(message: bytes) -> tuple[int, Any]:
+    """Return the kind of an encoded message, and its first field, without reading the rest."""
+    walker = msgpack.Unpacker(max_buffer_size=len(message))
+    walker.feed(message)
+    if walker.read_array_header() < 2:
+        return walker.unpack(), None
+    return walker.unpack(), walker.unpack()
+
+
+def _call_ids(messages: Iterable[bytes]) -> list[int]:
+    """Return the ids of the calls among encoded messages."""
+    heads = (_head_of(message) for message in messages)
+    return [first for kind, first in heads if kind in {CALL, BATCH}]
 
 
 def _refuses_connections(address: str) -> bool:

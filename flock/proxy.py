@@ -11,9 +11,13 @@ from dataclasses import replace
 from types import EllipsisType
 from typing import Any, Protocol
 
+from flock.actor import PROXY_WORDS, Actor
+from flock.batch import Batch
 from flock.calls import CallOptions, Calls
-from flock.errors import CallError, MethodNotFound
+from flock.context import current
+from flock.errors import CallError, MethodNotFound, UsageError
 from flock.future import Future
+from flock.monitors import Down, Monitor
 from registry.contract import PresenceRecord
 
 
@@ -32,6 +36,9 @@ class Runtime(Protocol):
 
     def record_of(self, name: str) -> PresenceRecord:
         """Return a node's presence record; raise `NodeNotFound` if there is none."""
+
+    def watch(self, node: str, actor: str, callback: Callable[[Down], None]) -> Monitor:
+        """Have `callback` told when an actor, or the node itself, is gone."""
 
 
 class MethodProxy:
@@ -123,7 +130,10 @@ class ActorProxy:
         return method
 
     def options(
-        self, *, timeout: float | None | EllipsisType = ..., under: list[Any] | None | EllipsisType = ...
+        self,
+        *,
+        timeout: float | None | EllipsisType = ...,
+        under: list[Any] | None | EllipsisType = ...,
     ) -> ActorProxy:
         """Return a proxy of the same actor whose calls are made otherwise.
 
@@ -139,6 +149,41 @@ class ActorProxy:
         if not isinstance(under, EllipsisType):
             changed = replace(changed, under=under)
         return ActorProxy(self._flock_runtime, self._flock_node, self._flock_actor, changed)
+
+    def batch(self) -> Batch:
+        """Gather many calls of this actor and send them as one message; see `flock.batch`."""
+
+        def send(calls: list[list[Any]]) -> Future[Any]:
+            runtime = self._flock_runtime
+            peer = runtime.peer(self._flock_node)
+            return runtime.calls.batch(peer, self._flock_actor, calls, self._flock_options)
+
+        return Batch(send)
+
+    def monitor(self, callback: Callable[[Down], None]) -> Monitor:
+        """Have `callback(down)` called once when this actor's instance is gone, and why.
+
+        Args:
+            callback: takes a `flock.monitors.Down`, on a thread of the
+                runtime; must be short. An actor uses `self.monitor` instead,
+                which calls it on the actor's own thread.
+
+        Raises:
+            CallError: there is no way there; nothing was set.
+        """
+        return self._flock_runtime.watch(self._flock_node, self._flock_actor, callback)
+
+    def link(self) -> None:
+        """Have the actor that runs this share the fate of the proxy's actor.
+
+        Raises:
+            UsageError: this is not the thread of a registered `flock.Actor`.
+        """
+        _running_actor().link(self)
+
+    def unlink(self) -> None:
+        """End such a link."""
+        _running_actor().unlink(self)
 
     def __eq__(self, other: object) -> bool:
         """Equal proxies name the same actor of the same node."""
@@ -158,12 +203,20 @@ class ActorProxy:
     def __dir__(self) -> list[str]:
         """List the actor's methods, for completion; empty if the node does not answer."""
         try:
-            offered = NodeProxy(
-                self._flock_runtime, self._flock_node, self._flock_options
-            ).methods(self._flock_actor)
+            offered = NodeProxy(self._flock_runtime, self._flock_node, self._flock_options).methods(
+                self._flock_actor
+            )
         except CallError:
             offered = {}
-        return [*offered, "options"]
+        return sorted({*offered, *PROXY_WORDS})
+
+
+def _running_actor() -> Actor:
+    hosted = current.actor
+    actor = getattr(hosted, "actor", None)
+    if not isinstance(actor, Actor):
+        raise UsageError("only a registered flock.Actor links itself, in a method of its own")
+    return actor
 
 
 class NodeProxy:
@@ -206,6 +259,20 @@ class NodeProxy:
         """Return what an actor offers: `[signature, docstring]` by method."""
         offered: dict[str, Sequence[str]] = self._ask("methods", actor)
         return offered
+
+    def stack(self) -> list[dict[str, Any]]:
+        """Return what each of the node's actors is doing; see `flock.node.Node.stack`."""
+        rows: list[dict[str, Any]] = self._ask("stack")
+        return rows
+
+    def monitor(self, callback: Callable[[Down], None]) -> Monitor:
+        """Have `callback(down)` called once when the node is gone or cannot be reached.
+
+        Args:
+            callback: takes a `flock.monitors.Down`, on a thread of the
+                runtime; must be short.
+        """
+        return self._runtime.watch(self._name, "", callback)
 
     def ping(self, timeout: float = 1.0) -> bool:
         """Say whether the node answers within `timeout` seconds.

@@ -291,4 +291,3 @@ def _is_local(frame: zmq.Frame) -> bool:
         return not frame.get("Peer-Address")
     except zmq.ZMQError:
         return True
-

@@ -19,7 +19,7 @@ import pykka
 
 from flock.actor import Method, method_table
 from flock.errors import ActorDead, DeadlockError, UsageError
-from flock.hosting import HostedActor, Invocation
+from flock.hosting import HostedActor, Invocation, Surroundings
 from flock.messages import MAX_NAME_BYTES
 from flock.timers import clock
 
@@ -167,14 +167,14 @@ Ended = Callable[[str, str, bool], None]
 class Supervisor:
     """The named actors of one node."""
 
-    def __init__(self, node_name: str, changed: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, place: Surroundings, changed: Callable[[], None] = lambda: None) -> None:
         """Make it empty.
 
         Args:
-            node_name: this node's name, as chains of calls carry it.
+            place: the node they run on.
             changed: called after an actor was added, removed or given up.
         """
-        self._node_name = node_name
+        self._place = place
         self._changed = changed
         self._ended_listener: Ended | None = None
         self._places: dict[str, _Place] = {}
@@ -258,7 +258,7 @@ class Supervisor:
         if not isinstance(actor, pykka.ThreadingActor):
             raise UsageError(f"{type(actor).__name__} is not a pykka.ThreadingActor")
         hosted = HostedActor(
-            place.name, actor, method_table(type(actor)), self._ended, self._node_name
+            place.name, actor, method_table(type(actor)), self._ended, self._place
         )
         place.hosted = hosted
         place.state = "running"

@@ -1,0 +1,424 @@
+"""What actors promise beside calls, between two nodes: time, topics, ends, groups, pools, batches."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flock import Actor, Flock
+from flock.errors import ActorDead, BadArguments, DeadlockError, UsageError
+from flock.monitors import Down
+from flock.topics import Gap
+from tests.support import eventually
+
+
+class Notebook(Actor):
+    """Notes what happens to it, and does what it is told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.notes: list[Any] = []
+        self.timers: list[Any] = []
+
+    def add(self, first: int, second: int) -> int:
+        return first + second
+
+    def note(self, what: Any) -> None:
+        self.notes.append(what)
+
+    def read(self) -> list[Any]:
+        return self.notes
+
+    def boom(self) -> None:
+        raise ValueError("told to")
+
+    def note_later(self, seconds: float, what: str) -> None:
+        self.after(seconds, self.note, what)
+
+    def note_often(self, interval: float, what: str) -> None:
+        self.timers.append(self.every(interval, self.note, what))
+
+    def end_timers(self) -> None:
+        for timer in self.timers:
+            timer.cancel()
+
+    def listen(self, topic: str) -> None:
+        self.subscribe(topic, self.heard)
+
+    def heard(self, publisher: str, value: Any) -> None:
+        self.notes.append([publisher, value])
+
+    def watch(self, other: Any) -> None:
+        self.monitor(other, self.saw)
+
+    def saw(self, down: Down) -> None:
+        self.notes.append([down.node, down.actor, down.crashed, down.reason])
+
+    def tie(self, other: Any) -> None:
+        self.link(other)
+
+    def untie(self, other: Any) -> None:
+        self.unlink(other)
+
+    def call_after_meeting(self, other: Any, meeting: str) -> Any:
+        wait_for_both(meeting)
+        return other.options(timeout=20).add(1, 1)
+
+    def hold(self, meeting: str) -> str:
+        wait_for_both(meeting)
+        return self.actor_urn
+
+    def who(self) -> str:
+        return self.actor_urn
+
+
+class Survivor(Notebook):
+    """Is told of the end of what it is linked to."""
+
+    traps_exits = True
+
+    def on_exit(self, down: Down) -> None:
+        self.notes.append(["exit", down.actor, down.crashed])
+
+
+_meetings: dict[str, threading.Barrier] = {}
+
+
+def wait_for_both(meeting: str) -> None:
+    """Wait until a second one is here."""
+    _meetings.setdefault(meeting, threading.Barrier(2)).wait(10)
+
+
+def node(name: str, registry: str, folder: Path) -> Flock:
+    """Make a node that keeps its state below `folder`."""
+    return Flock(name=name, registry=registry, state_dir=folder / name)
+
+
+@pytest.fixture
+def pair(registry_url: str, tmp_path: Path) -> Iterator[tuple[Flock, Flock]]:
+    with (
+        node("here", registry_url, tmp_path) as here,
+        node("there", registry_url, tmp_path) as there,
+    ):
+        yield here, there
+
+
+def test_after_and_every_run_on_the_actor_and_end_with_a_cancel(pair: tuple[Flock, Flock]) -> None:
+    here, there = pair
+    there.supervise(Notebook, name="book")
+    book = here["there"]["book"]
+    book.note_later(0.05, "once")
+    book.note_often(0.02, "tick")
+
+    assert eventually(lambda: book.read().count("tick"), 5, until=lambda n: n >= 3) >= 3
+    assert eventually(lambda: book.read().count("once"), 5, becomes=1) == 1
+    book.end_timers()
+    ticks = book.read().count("tick")
+    book.note_later(0.2, "later")
+    assert eventually(lambda: book.read()[-1], 5, becomes="later") == "later"
+    assert book.read().count("tick") == ticks
+
+
+def test_what_is_published_reaches_subscribers_on_other_nodes(pair: tuple[Flock, Flock]) -> None:
+    here, there = pair
+    there.supervise(Notebook, name="book")
+    there_book = here["there"]["book"]
+    there_book.listen("weather")
+    heard: list[Any] = []
+    subscription = here.subscribe(
+        "weather", lambda publisher, value: heard.append((publisher, value))
+    )
+
+    assert here.publish("weather", {"sun": True}) == 2
+    assert eventually(there_book.read, 5) == [["here", {"sun": True}]]
+    assert eventually(lambda: heard, 5) == [("here", {"sun": True})]
+
+    subscription.cancel()
+    assert eventually(lambda: here.publish("weather", 2), 5, becomes=1) == 1
+    assert heard == [("here", {"sun": True})]
+
+
+def test_a_slow_subscriber_is_told_how_much_it_missed(embedded_url: str) -> None:
+    with Flock(registry=embedded_url) as fleet:
+        heard: list[Any] = []
+        first, go_on = threading.Event(), threading.Event()
+
+        def slow(_: str, value: Any) -> None:
+            heard.append(value)
+            first.set()
+            go_on.wait(20)
+
+        subscription = fleet.subscribe("flood", slow)
+        fleet.publish("flood", 0)
+        assert first.wait(5)
+        for number in range(1, 1501):
+            fleet.publish("flood", number)
+        go_on.set()
+        assert eventually(lambda: len(heard), 10, becomes=1001) == 1001
+        fleet.publish("flood", "last")
+        assert eventually(lambda: heard[-1], 5, becomes="last") == "last"
+        assert heard[-2] == Gap(500)
+        subscription.cancel()
+
+
+def test_a_dead_subscriber_is_pruned(registry_url: str, tmp_path: Path) -> None:
+    with node("here", registry_url, tmp_path) as here:
+        here.registry.write("topics/news/nobody", "a generation that is gone")
+        assert here.publish("news", 1) == 0
+        assert here.registry.children("topics/news") == []
+
+
+def test_a_monitor_tells_once_why_an_actor_is_gone(pair: tuple[Flock, Flock]) -> None:
+    here, there = pair
+    there.supervise(Notebook, name="book")
+    news: list[Down] = []
+    here["there"]["book"].monitor(news.append)
+    here["there"]["book"].boom.defer()
+
+    assert eventually(lambda: news, 5) == [Down("there", "book", "ValueError: told to", True)]
+    assert (
+        eventually(
+            lambda: here["there"]["book"].read(), 5, until=lambda _: True, ignoring=ActorDead
+        )
+        == []
+    )
+    here["there"]["book"].boom.defer()
+    eventually(lambda: here["there"].describe_actors()[0]["restarts"], 5, becomes=2)
+    assert len(news) == 1
+
+
+def test_a_monitor_of_an_actor_that_is_not_there_fires_at_once(pair: tuple[Flock, Flock]) -> None:
+    here, _ = pair
+    news: list[Down] = []
+    here["there"]["nobody"].monitor(news.append)
+    assert eventually(lambda: news, 5)[0].reason == "there is no such actor"
+
+
+def test_a_monitor_that_was_cancelled_says_nothing(pair: tuple[Flock, Flock]) -> None:
+    here, there = pair
+    there.supervise(Notebook, name="book")
+    news: list[Down] = []
+    second: list[Down] = []
+    here["there"]["book"].monitor(news.append).cancel()
+    here["there"]["book"].monitor(second.append)
+    here["there"]["book"].boom.defer()
+    assert eventually(lambda: second, 5)
+    assert news == []
+
+
+def test_a_node_that_leaves_is_told_to_who_monitors_it(registry_url: str, tmp_path: Path) -> None:
+    with node("here", registry_url, tmp_path) as here:
+        here.supervise(Notebook, name="book")
+        there = node("there", registry_url, tmp_path).start()
+        here["here"]["book"].watch(here["there"])
+        assert here["there"].ping(5)
+        there.close()
+        assert eventually(here["here"]["book"].read, 5) == [["there", "", False, "it left: closed"]]
+
+
+def test_a_killed_node_is_told_to_who_monitors_its_actor(registry_url: str, tmp_path: Path) -> None:
+    process = node_process("victim", registry_url, tmp_path)
+    with node("here", registry_url, tmp_path) as here:
+        news: list[Down] = []
+        here["victim"]["book"].monitor(news.append)
+        assert here["victim"]["book"].add(1, 1) == 2
+        process.send_signal(signal.SIGKILL)
+        process.wait(10)
+        assert eventually(lambda: news, 5)[0].crashed
+    close(process)
+
+
+def test_linked_actors_crash_together_and_one_that_traps_exits_is_told(
+    pair: tuple[Flock, Flock],
+) -> None:
+    here, there = pair
+    here.supervise(Notebook, name="mortal")
+    here.supervise(Survivor, name="survivor")
+    there.supervise(Notebook, name="book")
+    mortal, survivor, book = here["here"]["mortal"], here["here"]["survivor"], here["there"]["book"]
+    mortal.tie(book)
+    survivor.tie(book)
+    mortal.note("mine")
+    book.boom.defer()
+
+    assert eventually(survivor.read, 5) == [["exit", "book", True]]
+    assert eventually(mortal.read, 5, becomes=[], ignoring=ActorDead) == []
+
+
+def test_a_link_works_both_ways_until_it_is_ended(pair: tuple[Flock, Flock]) -> None:
+    here, there = pair
+    here.supervise(Notebook, name="one")
+    there.supervise(Notebook, name="two")
+    one, two = here["here"]["one"], here["there"]["two"]
+    one.tie(two)
+    two.note("before")
+    eventually(lambda: there.node.supervisor.instances("two")[0].actor._links, 5)
+    one.boom.defer()
+    assert eventually(two.read, 5, becomes=[], ignoring=ActorDead) == []
+
+    assert eventually(lambda: one.tie(two) is None, 5, ignoring=ActorDead)
+    eventually(lambda: there.node.supervisor.instances("two")[0].actor._links, 5)
+    one.untie(two)
+    eventually(lambda: not there.node.supervisor.instances("two")[0].actor._links, 5)
+    two.note("still here")
+    one.boom.defer()
+    assert eventually(lambda: one.read() == [], 5, ignoring=ActorDead)
+    assert two.read() == ["still here"]
+
+
+def test_only_a_registered_actor_can_link(pair: tuple[Flock, Flock]) -> None:
+    here, there = pair
+    there.supervise(Notebook, name="book")
+    with pytest.raises(UsageError, match=r"only a registered flock\.Actor"):
+        here["there"]["book"].link()
+
+
+def test_one_for_all_starts_all_anew_and_rest_for_one_those_after(embedded_url: str) -> None:
+    with Flock(name="here", registry=embedded_url) as here:
+        for strategy, expected in (
+            ("one_for_all", [[], [], []]),
+            ("rest_for_one", ["kept", [], []]),
+            ("one_for_one", ["kept", [], "kept"]),
+        ):
+            group = here.group(strategy)  # type: ignore[arg-type]  # a test's loop
+            names = [f"{strategy}-{number}" for number in range(3)]
+            for name in names:
+                group.supervise(Notebook, name=name)
+                here["here"][name].note("kept")
+            here["here"][names[1]].boom.defer()
+
+            def notes(names: list[str] = names) -> list[Any]:
+                read = [here["here"][name].read() for name in names]
+                return [each[0] if each else [] for each in read]
+
+            assert eventually(notes, 10, becomes=expected, ignoring=ActorDead) == expected
+
+
+def test_a_group_that_crashes_too_often_is_given_up(embedded_url: str) -> None:
+    with Flock(name="here", registry=embedded_url) as here:
+        group = here.group(max_restarts=1, within=60)
+        group.supervise(Notebook, name="book")
+        book = here["here"]["book"]
+        book.boom.defer()
+        assert eventually(book.read, 5, becomes=[], ignoring=ActorDead) == []
+        book.boom.defer()
+
+        def state() -> str:
+            rows = {row["name"]: row["state"] for row in here["here"].describe_actors()}
+            return str(rows["book"])
+
+        assert eventually(state, 10, becomes="given up") == "given up"
+        with pytest.raises(ActorDead, match="given up"):
+            book.read()
+
+
+def test_a_pool_spreads_calls_over_its_actors(pair: tuple[Flock, Flock]) -> None:
+    here, there = pair
+    there.pool(Notebook, 2, name="crew")
+    crew = here["there"]["crew"]
+    # Each call holds its worker until the other is there, too.
+    held = [crew.hold.future("pool") for _ in range(2)]
+    assert len({each.get(timeout=10) for each in held}) == 2
+    assert "crew" in here["there"].record.actors or eventually(
+        lambda: "crew" in here.registry.presence("there").actors, 5
+    )
+    there.node.supervisor.remove("crew")
+    assert "crew" not in here["there"].actors()
+
+
+def test_a_batch_is_one_message_and_each_call_has_its_own_end(pair: tuple[Flock, Flock]) -> None:
+    here, there = pair
+    there.supervise(Notebook, name="book")
+    batch = here["there"]["book"].batch()
+    for number in range(1000):
+        batch.add(number, 1)
+    batch.boom()
+    batch.add(1)
+    batch.nothing_like_it()
+    results = batch()
+
+    assert list(results[:1000]) == list(range(1, 1001))
+    assert isinstance(results.error(1000), ValueError)
+    assert isinstance(results.error(1001), BadArguments)
+    assert sorted(results.errors()) == [1000, 1001, 1002]
+    with pytest.raises(ValueError, match="told to"):
+        results[1000]
+
+
+def test_two_chains_of_calls_that_cross_are_named(pair: tuple[Flock, Flock]) -> None:
+    here, there = pair
+    here.supervise(Notebook, name="one")
+    there.supervise(Notebook, name="two")
+    one, two = here["here"]["one"], here["there"]["two"]
+    first = one.call_after_meeting.future(two, "cross")
+    second = two.call_after_meeting.future(there["here"]["one"], "cross")
+
+    ends = [outcome(first), outcome(second)]
+
+    assert any(isinstance(end, DeadlockError) for end in ends)
+    circle = next(end for end in ends if isinstance(end, DeadlockError))
+    assert "here/one" in str(circle)
+    assert "there/two" in str(circle)
+    # One gave way, so the other got its answer.
+    assert 2 in ends or all(isinstance(end, DeadlockError) for end in ends)
+
+
+def outcome(future: Any) -> Any:
+    try:
+        return future.get(timeout=10)
+    except DeadlockError as error:
+        return error
+
+
+def test_the_stack_says_what_each_actor_is_doing(pair: tuple[Flock, Flock]) -> None:
+    here, there = pair
+    there.supervise(Notebook, name="book")
+    held = here["there"]["book"].hold.future("stack")
+
+    def row() -> dict[str, Any]:
+        return next(each for each in here["there"].stack() if each["name"] == "book")
+
+    assert eventually(row, 5, until=lambda each: each["busy_with"] == "hold")["called_by"] == "here"
+    assert any("wait_for_both" in line for line in row()["stack"])
+    wait_for_both("stack")
+    held.get(timeout=5)
+
+
+def node_process(name: str, registry: str, folder: Path) -> subprocess.Popen[str]:
+    """Start a node with a notebook in a process of its own; return when it is ready."""
+    process = subprocess.Popen(
+        [sys.executable, __file__, name, registry, str(folder)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def close(process: subprocess.Popen[str]) -> None:
+    for stream in (process.stdin, process.stdout):
+        assert stream is not None
+        stream.close()
+    process.wait(10)
+
+
+def serve(name: str, registry: str, folder: Path) -> None:
+    with node(name, registry, folder) as fleet:
+        fleet.supervise(Notebook, name="book")
+        print("ready", flush=True)
+        sys.stdin.read()
+
+
+if __name__ == "__main__":
+    serve(sys.argv[1], sys.argv[2], Path(sys.argv[3]))
