@@ -21,7 +21,7 @@ from flock.converge.collection import Collection
 from flock.converge.kinds import Kinds
 from flock.converge.ledger import Entry, Ledger, Trail
 from flock.converge.notification import Notification, Timing
-from flock.converge.provider import Machine
+from flock.converge.provider import Machine, Outcome
 from flock.converge.report import Report, Row
 from flock.converge.resource import Resource, with_lazy_values
 from flock.errors import FlockError, RunCancelled, RunFailed
@@ -354,16 +354,20 @@ class Runner:
         """Make each change the provider names before the next is asked for."""
         kind = self._kinds.find(wanted.kind, wanted.where)
         for change in kind.changes(wanted, deed.action, self._machine):
+            texts: Sequence[str] = [change.text]
+            diff = change.diff
             if not self._machine.why_run:
                 self._machine.cancellation.check()
                 if self._ledger is not None and deed.notifications and not deed.armed:
                     deed.armed = self._ledger.arm(
                         wanted, deed.action, deed.notifications, deed.own_trail
                     )
-                change.apply()
-            deed.row.changes.append(change.text)
-            if change.diff and not wanted.sensitive:
-                deed.diffs.append(change.diff)
+                outcome = change.apply()
+                if isinstance(outcome, Outcome):
+                    texts, diff = outcome.texts, outcome.diff
+            deed.row.changes += texts
+            if diff and not wanted.sensitive:
+                deed.diffs.append(diff)
 
     def _would_change(self, wanted: Resource, action: str) -> bool:
         """Say whether the action would change anything, without doing it."""
