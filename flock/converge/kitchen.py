@@ -16,29 +16,22 @@ from pathlib import Path
 from typing import Any
 
 from flock.converge import facts as machine_facts
-from flock.converge.attributes import Attributes, look_up
+from flock.converge.attributes import look_up
 from flock.converge.cancellation import Cancellation
-from flock.converge.commands import Commands
-from flock.converge.compile import Compilation
+from flock.converge.cook import Cook, Handler, Handlers
 from flock.converge.cookbooks import Cookbooks
 from flock.converge.events import Events
-from flock.converge.ledger import Ledger, Trail
+from flock.converge.ledger import Trail
 from flock.converge.node_object import NodeObject
 from flock.converge.node_store import JournalStore, NodeStore
-from flock.converge.provider import Machine
-from flock.converge.report import RunState
 from flock.converge.run import Run
 from flock.converge.run_lock import RunLock
 from flock.converge.run_queue import RunQueue
-from flock.converge.runner import Runner
-from flock.errors import FlockError, JournalError, RunCancelled, UsageError
 from flock.journal import Journal
 
 log = logging.getLogger("flock.converge")
 
 _LAST_RUN_KEYS = ("run_id", "state", "started", "seconds", "error")
-
-Handler = Callable[[dict[str, Any]], object]
 
 
 class Kitchen:
@@ -86,47 +79,48 @@ class Kitchen:
         self.name = name
         self.environment = environment
         self.state_dir = state_dir
-        self._cookbooks = Cookbooks(cookbooks)
-        self._run_list = list(run_list)
         self._journal = journal
-        self._node = NodeObject(
-            name, environment, journal, store or JournalStore(journal), facts, sensitive_attributes
-        )
-        self._words = dict(words or {})
-        self._delayed_after_failure = delayed_after_failure
-        self._handlers = {
-            "start": tuple(start_handlers),
-            "report": tuple(report_handlers),
-            "exception": tuple(exception_handlers),
-        }
-        self._commands = Commands()
         self._events = Events(name)
-        self._queue = RunQueue(name, RunLock(state_dir / "run.lock"), self)
-        self._runner: Runner | None = None
-        self._unkept: dict[str, Any] | None = None
-        self._standing: Compilation | None = None
-        self._newest: Compilation | None = None
+        self._cook = Cook(
+            NodeObject(
+                name,
+                environment,
+                journal,
+                store or JournalStore(journal),
+                facts,
+                sensitive_attributes,
+            ),
+            run_list,
+            Cookbooks(cookbooks),
+            state_dir,
+            journal,
+            self._events,
+            Handlers(tuple(start_handlers), tuple(report_handlers), tuple(exception_handlers)),
+            words or {},
+            delayed_after_failure,
+        )
+        self._queue = RunQueue(name, RunLock(state_dir / "run.lock"), self._cook)
 
     # --- what it is
 
     @property
     def run_list(self) -> list[str]:
         """The node's own run list; a copy."""
-        return list(self._run_list)
+        return list(self._cook.run_list)
 
     def set_run_list(self, run_list: Sequence[str]) -> None:
         """Set the node's own run list; the next run or `declare` reads it."""
-        self._run_list = list(run_list)
+        self._cook.run_list = list(run_list)
 
     @property
     def roles(self) -> list[str]:
         """The roles of the expanded run list, as last compiled."""
-        return list(self._standing.roles) if self._standing else []
+        return list(self._cook.standing.roles) if self._cook.standing else []
 
     @property
     def recipes(self) -> list[str]:
         """The recipes of the expanded run list, as last compiled."""
-        return list(self._standing.expanded_recipes) if self._standing else []
+        return list(self._cook.standing.expanded_recipes) if self._cook.standing else []
 
     def declare(self) -> None:
         """Execute the run list's recipes without converging anything.
@@ -137,11 +131,8 @@ class Kitchen:
         Raises:
             RecipeError: a recipe is wrong; what stood before stands.
         """
-        self._queue.do_if_idle(self._settle_dead_runs)
-        compilation = self._compilation(self.run_list)
-        self._newest = compilation
-        compilation.compile()
-        self._standing = compilation
+        self._queue.do_if_idle(self._cook.settle_dead_runs)
+        self._cook.declare()
 
     def node_attributes(self, path: str | None = None) -> Any:
         """Return attributes of this node as plain data, without the sensitive ones.
@@ -152,13 +143,11 @@ class Kitchen:
         Raises:
             LookupError: names the first key that is missing.
         """
-        return look_up(self._node.public(self._newest_attributes()), path)
+        return look_up(self._cook.public_attributes(), path)
 
     def node_object(self) -> dict[str, Any]:
         """Return what others may know of this machine: head, normal and merged attributes."""
-        return self._node.as_data(
-            self._newest_attributes(), self.run_list, self.roles, self.recipes
-        )
+        return self._cook.node_object()
 
     # --- ordering runs
 
@@ -225,8 +214,7 @@ class Kitchen:
         Resources stand from the last complete run list of the node's own, so
         that something can be asked of them between runs.
         """
-        found = self._standing.resources.find(resource) if self._standing else None
-        return found is not None and found.can(action)
+        return self._cook.standing_resource(resource, action) is not None
 
     def act(
         self,
@@ -261,17 +249,7 @@ class Kitchen:
         run = Run(self.name, asked_by, [])
         run.cancellation = cancellation or run.cancellation
         with self._queue.alone(f"{action} {resource}", run.cancellation):
-            standing = self._standing
-            found = standing.resources.find(resource) if standing is not None else None
-            if standing is None or found is None or not found.can(action):
-                raise UsageError(f"{self.name} has no resource {resource} that can {action}")
-            run.report.begin()
-
-            def deed() -> None:
-                with standing.active():
-                    self._new_runner(run, standing).act_alone(found, action, trail)
-
-            run.report.end(*self._outcome(run, deed))
+            self._cook.act(run, resource, action, trail)
         return run.report.as_data()
 
     def ask_again(self) -> None:
@@ -299,7 +277,7 @@ class Kitchen:
         when nothing runs any more; twice is harmless.
         """
         self._queue.stop(timeout)
-        self._commands.close()
+        self._cook.close()
 
     # --- what is known of runs
 
@@ -309,7 +287,7 @@ class Kitchen:
 
     def status(self) -> dict[str, Any]:
         """Return what is going on, as plain data."""
-        (running, queued), runner = self._queue.runs, self._runner
+        (running, queued), runner = self._queue.runs, self._cook.runner
         last = self.last_run()
         status: dict[str, Any] = {
             "node": self.name,
@@ -320,11 +298,7 @@ class Kitchen:
             "number": 0,
             "of": 0,
             "waiting": None,
-            "last_run": {
-                key: last[key] for key in ("run_id", "state", "started", "seconds", "error")
-            }
-            if last is not None
-            else None,
+            "last_run": None if last is None else {key: last[key] for key in _LAST_RUN_KEYS},
         }
         if running is not None and runner is not None:
             number = runner.number
@@ -335,7 +309,7 @@ class Kitchen:
 
     def last_run(self) -> dict[str, Any] | None:
         """Return the report of the last run that ended, None if there was none."""
-        unkept = self._unkept
+        unkept = self._cook.unkept
         if unkept is not None:
             return unkept
         for head in self._journal.runs():
@@ -366,142 +340,3 @@ class Kitchen:
             A function that ends it.
         """
         return self._events.listen(callback)
-
-    # --- what the queue asks for
-
-    def perform(self, run: Run) -> tuple[RunState, str | None]:
-        """Make a run from its start to its end, whatever happens in it; the queue's to call."""
-
-        def deed() -> None:
-            self._settle_dead_runs()
-            self._journal.save_run(run.report.as_data())
-            self._tell(run, "run started", {"run_list": run.report.run_list})
-            self._call_handlers("start", run.as_data())
-            self._converge(run)
-
-        return self._outcome(run, deed)
-
-    def keep(self, run: Run, state: RunState, error: str | None) -> None:
-        """Note a run's end in the journal; the queue's to call."""
-        run.report.end(state, error)
-        final = run.report.as_data()
-        try:
-            self._journal.save_run(final, last_words=True)
-            self._unkept = None
-        except JournalError:
-            self._unkept = final
-            log.exception("%s: the report of run %s is not kept", self.name, run.run_id)
-
-    def announce(self, run: Run) -> None:
-        """Tell everybody that a run is over; the queue's to call."""
-        final = run.report.as_data()
-        self._tell(run, "run ended", {"report": final})
-        self._call_handlers("report" if run.state == "ok" else "exception", final)
-        run.settle(final)
-
-    def wait_for_lock(self, run: Run, holder: str) -> None:
-        """Tell that a run waits for another process; the queue's to call."""
-        self._tell(run, "run waiting", {"holder": holder})
-
-    # --- inside
-
-    def _outcome(self, run: Run, deed: Callable[[], None]) -> tuple[RunState, str | None]:
-        """Do something, and say how it ended whatever happened."""
-        try:
-            deed()
-        except RunCancelled as cancelled:
-            return "cancelled", str(cancelled)
-        except FlockError as failure:
-            return "failed", str(failure)
-        except Exception as failure:
-            log.exception("%s: run %s failed", self.name, run.run_id)
-            return "failed", f"{type(failure).__name__}: {failure}"
-        return "ok", None
-
-    def _converge(self, run: Run) -> None:
-        """Compile and converge."""
-        compilation = self._compilation(run.report.run_list)
-        self._newest = compilation
-        run.report.recipes = compilation.recipes
-        try:
-            compilation.compile()
-            if run.is_own and not run.why_run:
-                self._standing = compilation
-            runner = self._new_runner(run, compilation)
-            self._runner = runner
-            with compilation.active():
-                if run.is_own:
-                    runner.take_up_left_over()
-                runner.converge()
-        except FlockError:
-            self._save_node_object(run, compilation, after_failure=True)
-            raise
-        finally:
-            self._runner = None
-        self._save_node_object(run, compilation)
-
-    def _new_runner(self, run: Run, compilation: Compilation) -> Runner:
-        """Make what converges the resources of a compilation."""
-        machine = Machine(
-            self._commands,
-            run.cancellation,
-            files=self._cookbooks,
-            attributes=lambda: compilation.merged_attributes,
-            state_dir=self.state_dir,
-            why_run=run.why_run,
-        )
-        return Runner(
-            compilation.resources,
-            compilation.kinds,
-            machine,
-            run.report,
-            lambda event, said: self._tell(run, event, said),
-            ledger=None if run.why_run else Ledger(self._journal, run.run_id),
-            delayed_after_failure=self._delayed_after_failure,
-        )
-
-    def _save_node_object(
-        self, run: Run, compilation: Compilation, *, after_failure: bool = False
-    ) -> None:
-        """Keep what lasts; that this failed too must not hide an earlier failure."""
-        if run.why_run:
-            return
-        try:
-            self._node.save(compilation.attributes, self.node_object())
-        except FlockError as error:
-            if not after_failure:
-                raise
-            log.error("%s: the node object is not saved: %s", self.name, error)
-
-    def _newest_attributes(self) -> Attributes:
-        """Return the attributes of the last compilation; before the first, what lasts."""
-        newest = self._newest
-        return self._node.attributes() if newest is None else newest.attributes
-
-    def _compilation(self, run_list: Sequence[str]) -> Compilation:
-        """Make a compilation with fresh attributes."""
-        return Compilation(
-            self.name,
-            self.environment,
-            run_list,
-            self._cookbooks,
-            self._node.attributes(),
-            self._words,
-        )
-
-    def _settle_dead_runs(self) -> None:
-        """Mark the runs of processes that died; the run lock is held."""
-        for run_id in self._journal.settle_dead_runs():
-            log.warning("%s: the process of run %s died in it", self.name, run_id)
-
-    def _tell(self, run: Run, event: str, said: Mapping[str, Any]) -> None:
-        """Tell an event of a run."""
-        self._events.tell(run.run_id, event, said)
-
-    def _call_handlers(self, moment: str, data: dict[str, Any]) -> None:
-        """Call the handlers of the settings; one that fails spoils nothing."""
-        for handler in self._handlers[moment]:
-            try:
-                handler(data)
-            except Exception:
-                log.exception("the %s handler %r failed", moment, handler)

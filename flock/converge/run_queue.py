@@ -28,7 +28,7 @@ LOCK_PAUSE = 0.2
 _LEAVING = "the node is leaving"
 
 
-class Cook(Protocol):
+class RunMaker(Protocol):
     """Who makes the runs of a queue; called on the queue's thread."""
 
     def perform(self, run: Run) -> tuple[RunState, str | None]:
@@ -47,10 +47,10 @@ class Cook(Protocol):
 class RunQueue:
     """The runs of one kitchen; any thread may use it."""
 
-    def __init__(self, name: str, run_lock: RunLock, cook: Cook) -> None:
+    def __init__(self, name: str, run_lock: RunLock, maker: RunMaker) -> None:
         self.name = name
         self._run_lock = run_lock
-        self._cook = cook
+        self._maker = maker
         self._lock = threading.Lock()
         self._running: Run | None = None
         self._queued: Run | None = None
@@ -246,20 +246,20 @@ class RunQueue:
                     self._worker = None
                     return
             if run is not None:
-                self._finish(run, *self._cook.perform(run))
+                self._finish(run, *self._maker.perform(run))
                 told = ""
             elif waiting is not None:
                 holder = self._run_lock.holder()
                 if holder != told:
                     told = holder
-                    self._cook.wait_for_lock(waiting, holder)
+                    self._maker.wait_for_lock(waiting, holder)
                 self._wake.wait(LOCK_PAUSE)
 
     def _finish(self, run: Run, state: RunState, error: str | None) -> None:
         """End a run: keep its report, be idle again, tell everybody, in this order."""
-        self._cook.keep(run, state, error)
+        self._maker.keep(run, state, error)
         with self._lock:
             if self._running is run:
                 self._running = None
                 self._release_run_lock()
-        self._cook.announce(run)
+        self._maker.announce(run)

@@ -1,0 +1,274 @@
+"""Makes one run after the other: compiles, converges, keeps what lasts, tells.
+
+The kitchen's queue decides when; here is what then happens, in which order,
+and what is left standing: the resources of the last complete run list.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flock.converge.attributes import Attributes
+from flock.converge.commands import Commands
+from flock.converge.compile import Compilation
+from flock.converge.cookbooks import Cookbooks
+from flock.converge.events import Events
+from flock.converge.ledger import Ledger, Trail
+from flock.converge.node_object import NodeObject
+from flock.converge.provider import Machine
+from flock.converge.report import RunState
+from flock.converge.resource import Resource
+from flock.converge.run import Run
+from flock.converge.runner import Runner
+from flock.errors import FlockError, JournalError, RunCancelled, UsageError
+from flock.journal import Journal
+
+log = logging.getLogger("flock.converge")
+
+Handler = Callable[[dict[str, Any]], object]
+
+
+@dataclass(frozen=True, slots=True)
+class Handlers:
+    """What the settings want called: `start` with the run, the others with its report."""
+
+    start: tuple[Handler, ...] = ()
+    report: tuple[Handler, ...] = ()
+    exception: tuple[Handler, ...] = ()
+
+
+class Cook:
+    """Makes runs and single actions; one at a time, the queue sees to that.
+
+    Attributes:
+        run_list: the node's own.
+        standing: the last complete compilation of the node's own run list.
+        newest: the last compilation of all, complete or not.
+        runner: what converges right now.
+        unkept: the report of the last run if the journal could not keep it.
+    """
+
+    def __init__(
+        self,
+        node: NodeObject,
+        run_list: Sequence[str],
+        cookbooks: Cookbooks,
+        state_dir: Path,
+        journal: Journal,
+        events: Events,
+        handlers: Handlers,
+        words: Mapping[str, Any],
+        delayed_after_failure: bool,
+    ) -> None:
+        """Make a cook; the arguments are the kitchen's."""
+        self.run_list = list(run_list)
+        self.standing: Compilation | None = None
+        self.newest: Compilation | None = None
+        self.runner: Runner | None = None
+        self.unkept: dict[str, Any] | None = None
+        self._node = node
+        self._cookbooks = cookbooks
+        self._state_dir = state_dir
+        self._journal = journal
+        self._events = events
+        self._handlers = handlers
+        self._words = dict(words)
+        self._delayed_after_failure = delayed_after_failure
+        self._commands = Commands()
+
+    def close(self) -> None:
+        """End what commands left to end; the next one begins anew."""
+        self._commands.close()
+
+    # --- what stands
+
+    def declare(self) -> None:
+        """Compile the node's own run list; afterwards it stands.
+
+        Raises:
+            RecipeError: what stood before stands.
+        """
+        compilation = self._compilation(self.run_list)
+        self.newest = compilation
+        compilation.compile()
+        self.standing = compilation
+
+    def standing_resource(self, name: str, action: str) -> Resource | None:
+        """Return a resource that stands and has this action."""
+        found = None if self.standing is None else self.standing.resources.find(name)
+        return found if found is not None and found.can(action) else None
+
+    def public_attributes(self) -> dict[str, Any]:
+        """Return the newest merged attributes without what is sensitive."""
+        return self._node.public(self._newest_attributes())
+
+    def node_object(self) -> dict[str, Any]:
+        """Return what others may know of this machine."""
+        standing = self.standing
+        return self._node.as_data(
+            self._newest_attributes(),
+            self.run_list,
+            [] if standing is None else standing.roles,
+            [] if standing is None else standing.expanded_recipes,
+        )
+
+    def settle_dead_runs(self) -> None:
+        """Mark the runs of processes that died; the run lock is held."""
+        for run_id in self._journal.settle_dead_runs():
+            log.warning("%s: the process of run %s died in it", self._node.name, run_id)
+
+    # --- what the queue asks for
+
+    def perform(self, run: Run) -> tuple[RunState, str | None]:
+        """Make a run from its start to its end, whatever happens in it."""
+
+        def deed() -> None:
+            self.settle_dead_runs()
+            self._journal.save_run(run.report.as_data())
+            self._tell(run, "run started", {"run_list": run.report.run_list})
+            _call(self._handlers.start, run.as_data())
+            self._converge(run)
+
+        return self._outcome(run, deed)
+
+    def keep(self, run: Run, state: RunState, error: str | None) -> None:
+        """Note a run's end in the journal."""
+        run.report.end(state, error)
+        final = run.report.as_data()
+        try:
+            self._journal.save_run(final, last_words=True)
+            self.unkept = None
+        except JournalError:
+            self.unkept = final
+            log.exception("%s: the report of run %s is not kept", self._node.name, run.run_id)
+
+    def announce(self, run: Run) -> None:
+        """Tell everybody that a run is over."""
+        final = run.report.as_data()
+        self._tell(run, "run ended", {"report": final})
+        _call(self._handlers.report if run.state == "ok" else self._handlers.exception, final)
+        run.settle(final)
+
+    def wait_for_lock(self, run: Run, holder: str) -> None:
+        """Tell that a run waits for another process."""
+        self._tell(run, "run waiting", {"holder": holder})
+
+    def act(self, run: Run, resource: str, action: str, trail: Trail) -> None:
+        """Run one action of a standing resource as a run of its own; fills the run's report.
+
+        Raises:
+            UsageError: no such resource stands, or it has no such action.
+        """
+        standing, found = self.standing, self.standing_resource(resource, action)
+        if standing is None or found is None:
+            raise UsageError(f"{self._node.name} has no resource {resource} that can {action}")
+        run.report.begin()
+
+        def deed() -> None:
+            with standing.active():
+                self._new_runner(run, standing).act_alone(found, action, trail)
+
+        run.report.end(*self._outcome(run, deed))
+
+    # --- inside
+
+    def _outcome(self, run: Run, deed: Callable[[], None]) -> tuple[RunState, str | None]:
+        """Do something, and say how it ended whatever happened."""
+        try:
+            deed()
+        except RunCancelled as cancelled:
+            return "cancelled", str(cancelled)
+        except FlockError as failure:
+            return "failed", str(failure)
+        except Exception as failure:
+            log.exception("%s: run %s failed", self._node.name, run.run_id)
+            return "failed", f"{type(failure).__name__}: {failure}"
+        return "ok", None
+
+    def _converge(self, run: Run) -> None:
+        """Compile and converge."""
+        compilation = self._compilation(run.report.run_list)
+        self.newest = compilation
+        run.report.recipes = compilation.recipes
+        try:
+            compilation.compile()
+            if run.is_own and not run.why_run:
+                self.standing = compilation
+            runner = self._new_runner(run, compilation)
+            self.runner = runner
+            with compilation.active():
+                if run.is_own:
+                    runner.take_up_left_over()
+                runner.converge()
+        except FlockError:
+            self._save_node_object(run, compilation, after_failure=True)
+            raise
+        finally:
+            self.runner = None
+        self._save_node_object(run, compilation)
+
+    def _new_runner(self, run: Run, compilation: Compilation) -> Runner:
+        """Make what converges the resources of a compilation."""
+        machine = Machine(
+            self._commands,
+            run.cancellation,
+            files=self._cookbooks,
+            attributes=lambda: compilation.merged_attributes,
+            state_dir=self._state_dir,
+            why_run=run.why_run,
+        )
+        return Runner(
+            compilation.resources,
+            compilation.kinds,
+            machine,
+            run.report,
+            lambda event, said: self._tell(run, event, said),
+            ledger=None if run.why_run else Ledger(self._journal, run.run_id),
+            delayed_after_failure=self._delayed_after_failure,
+        )
+
+    def _save_node_object(
+        self, run: Run, compilation: Compilation, *, after_failure: bool = False
+    ) -> None:
+        """Keep what lasts; that this failed too must not hide an earlier failure."""
+        if run.why_run:
+            return
+        try:
+            self._node.save(compilation.attributes, self.node_object())
+        except FlockError as error:
+            if not after_failure:
+                raise
+            log.error("%s: the node object is not saved: %s", self._node.name, error)
+
+    def _newest_attributes(self) -> Attributes:
+        """Return the attributes of the last compilation; before the first, what lasts."""
+        newest = self.newest
+        return self._node.attributes() if newest is None else newest.attributes
+
+    def _compilation(self, run_list: Sequence[str]) -> Compilation:
+        """Make a compilation with fresh attributes."""
+        return Compilation(
+            self._node.name,
+            self._node.environment,
+            run_list,
+            self._cookbooks,
+            self._node.attributes(),
+            self._words,
+        )
+
+    def _tell(self, run: Run, event: str, said: Mapping[str, Any]) -> None:
+        """Tell an event of a run."""
+        self._events.tell(run.run_id, event, said)
+
+
+def _call(handlers: Sequence[Handler], data: dict[str, Any]) -> None:
+    """Call handlers of the settings; one that fails spoils nothing."""
+    for handler in handlers:
+        try:
+            handler(data)
+        except Exception:
+            log.exception("the handler %r failed", handler)
