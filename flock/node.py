@@ -514,7 +514,8 @@ class Node:
             if link == min(circle):
                 self.calls.end_deadlock(each.waiting_for, circle)
             else:
-                self.calls.probe(each.waiting_for, circle)
+                # Turned, so that whom it meets next stands first and sees it whole.
+                self.calls.probe(each.waiting_for, circle[1:] + circle[:1])
 
     # --- links and what a node answers
 

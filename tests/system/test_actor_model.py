@@ -1,4 +1,4 @@
-"""What actors promise beside calls, between two nodes: time, topics, ends, groups, pools, batches."""
+"""What actors promise beside calls, between two nodes: time, topics, ends, groups, pools."""
 
 from __future__ import annotations
 
@@ -186,7 +186,7 @@ def test_a_monitor_tells_once_why_an_actor_is_gone(pair: tuple[Flock, Flock]) ->
     assert eventually(lambda: news, 5) == [Down("there", "book", "ValueError: told to", True)]
     assert (
         eventually(
-            lambda: here["there"]["book"].read(), 5, until=lambda _: True, ignoring=ActorDead
+            here["there"]["book"].read, 5, until=lambda _: True, ignoring=ActorDead
         )
         == []
     )
