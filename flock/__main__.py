@@ -1,0 +1,5 @@
+"""`python -m flock` is `flockctl`."""
+
+from flock.cli import main
+
+main()

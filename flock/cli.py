@@ -1,0 +1,110 @@
+"""`flockctl`: the command line.
+
+Each command stands in a file of its own below `flock/ctl/`, loaded when it is
+used: listing nodes must not cost the start of everything else. Here errors
+become one line and an exit code, whichever command they come from.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+
+import click
+
+from flock import __version__
+from flock.ctl.options import CommandLine, common
+from flock.ctl.output import EXIT_CODES, Ended, Output, one_line
+
+COMMANDS: Mapping[str, tuple[str, str]] = {
+    "node": ("flock.ctl.node_command", "be a node, until SIGTERM"),
+    "nodes": ("flock.ctl.nodes_command", "list the live nodes"),
+    "actors": ("flock.ctl.nodes_command", "list what answers on a node"),
+    "call": ("flock.ctl.call_command", "call a method of an actor"),
+    "run": ("flock.ctl.run_command", "converge nodes, and wait for their ends"),
+    "runs": ("flock.ctl.runs_command", "list a node's last runs, or print a report"),
+    "cancel": ("flock.ctl.runs_command", "end the run that goes on at a node"),
+    "converge": ("flock.ctl.converge_command", "converge here, once, without being a node"),
+}
+"""Every command: where it is, and what it does."""
+
+
+class Commands(click.Group):
+    """The commands of the table, loaded one by one."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click asks so
+        """Return their names in the order in which people meet them."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click asks so
+        """Load a command; None if there is none of this name."""
+        if cmd_name not in COMMANDS:
+            return None
+        command = getattr(import_module(COMMANDS[cmd_name][0]), cmd_name)
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click asks so
+        """List the commands without loading them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, what) for name, (_, what) in COMMANDS.items()])
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click asks so
+        """Print what the exit codes mean."""
+        with formatter.section("Exit codes"):
+            formatter.write_dl([(str(code), meaning) for code, meaning in EXIT_CODES])
+        with formatter.section("Several targets with different ends"):
+            formatter.write_text("1 if any failed, else 5, 7, 4, 6, 3")
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="flockctl", message="%(prog)s %(version)s")
+@common
+def flockctl() -> None:
+    """Reach every actor on every machine of the flock, and keep the machines in shape.
+
+    Settings come, strongest first, from options, FLOCK_... variables, the file
+    that FLOCK_CONFIG names, else ./flock.toml, else /etc/flock/flock.toml, and
+    defaults.
+    """
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command and exit with its code.
+
+    Args:
+        arguments: what was typed after the command's name; None for what was.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    # Looked at first: whatever else is wrong must be said in the form that was asked for.
+    own = words[: words.index("--")] if "--" in words else words
+    output = Output(wants_json="--json" in own, debug="--debug" in own)
+    sys.exit(_run(words, output))
+
+
+def _run(words: list[str], output: Output) -> int:
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        code = flockctl.main(
+            words, prog_name="flockctl", standalone_mode=False, obj=CommandLine(output)
+        )
+    except Ended as end:
+        return output.ended(end)
+    except click.Abort:
+        return output.interrupted()
+    except click.ClickException as error:
+        return output.wrong_use(_usage(error))
+    except Exception as error:  # noqa: BLE001 - the last place where it can become a line
+        return output.failed(error)
+    # Click returns the code of --help and --version, and what a command returns.
+    return code if isinstance(code, int) else 0
+
+
+def _usage(error: click.ClickException) -> str:
+    path = "flockctl"
+    if isinstance(error, click.UsageError) and error.ctx is not None:
+        path = error.ctx.command_path
+    return f"{one_line(error.format_message()).rstrip('.')}; see `{path} --help`"

@@ -1,0 +1,98 @@
+"""`flockctl converge`: one run, here and now, by a process that is no node."""
+
+from __future__ import annotations
+
+import os
+import pwd
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from flock.ctl.options import CommandLine, checked_name, host_name, machine, pass_line, reachable
+from flock.ctl.output import Ended, Output
+from flock.ctl.reports import resource_line, summary
+from flock.ctl.service import interrupt_at_sigterm
+
+if TYPE_CHECKING:
+    from flock.converge.kitchen import Kitchen
+
+_CHANGES = {"resource changed", "resource failed"}
+
+
+@click.command()
+@click.option("--why-run", is_flag=True, help="name the changes, make none")
+@click.option("--wait", is_flag=True, help="wait for another run on this machine, do not refuse")
+@reachable
+@machine
+@pass_line
+def converge(line: CommandLine, *, why_run: bool, wait: bool) -> None:
+    """Converge this machine, once, without being a node.
+
+    Prints what was changed; with --json the run's report, also of a run that
+    failed.
+    """
+    interrupt_at_sigterm()
+    output = line.output
+    with _kitchen(line) as kitchen:
+        if not output.wants_json:
+            kitchen.on_event(lambda event: _show_change(output, event, why_run=why_run))
+        try:
+            report = kitchen.converge(_caller(), why_run=why_run, wait=wait)
+        except KeyboardInterrupt:
+            # It was cancelled and has settled: its report says how far it came.
+            last = kitchen.last_run()
+            if last is not None:
+                _show_end(output, last)
+            raise
+    _show_end(output, report)
+    if report["state"] != "ok":
+        raise Ended(1)
+
+
+@contextmanager
+def _kitchen(line: CommandLine) -> Iterator[Kitchen]:
+    """Give this machine's kitchen, under the name of its node; refused without a registry."""
+    from flock.boot import StateFolder, make_kitchen
+
+    settings = line.settings()
+    name = checked_name(settings.name or host_name())
+    registry = line.open_registry()
+    # Joins only if a recipe asks for another node.
+    fleet = line.visitor()
+    try:
+        journal = StateFolder(settings.state_folder(name)).journal(registry.registry_id())
+        try:
+            kitchen = make_kitchen(settings, name, journal, {"FlockOfChefs": fleet})
+            if not kitchen.run_list:
+                line.output.say(f"flockctl: the run list of {name} is empty: nothing to converge")
+            try:
+                yield kitchen
+            finally:
+                kitchen.stop(settings.stop_timeout)
+        finally:
+            journal.close()
+    finally:
+        fleet.close()
+        registry.close()
+
+
+def _caller() -> str:
+    """Say who asks for the run."""
+    try:
+        user = pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        user = str(os.getuid())
+    return f"flockctl converge by {user} on {host_name()}"
+
+
+def _show_change(output: Output, event: dict[str, Any], *, why_run: bool) -> None:
+    if event["event"] in _CHANGES:
+        output.text(resource_line(event, why_run=why_run))
+
+
+def _show_end(output: Output, report: dict[str, Any]) -> None:
+    output.say(f"{report['node']}: run {report['run_id']} {summary(report)}")
+    if output.wants_json:
+        output.value(report)

@@ -1,0 +1,196 @@
+"""The options that commands share, and what was given with them.
+
+An option named like a setting is that setting's strongest source. Its text is
+checked where all settings are, so that every wrong value reads alike. The
+group takes the common ones, too: they may stand anywhere on the line.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from flock.ctl.output import Output
+from flock.errors import UsageError
+from registry.contract import NODE_NAME_RULE, is_node_name
+
+if TYPE_CHECKING:
+    from flock.fleet import Flock
+    from flock.settings import Settings
+    from registry.contract import Registry
+
+Decorated = TypeVar("Decorated", bound=Callable[..., Any])
+
+_OPEN_WITHIN = 2.5
+"""Seconds that a command waits for the registry, so that with its own start it ends within 3."""
+
+
+@dataclass
+class CommandLine:
+    """What was asked for.
+
+    Attributes:
+        output: where the answer goes.
+        given: settings by name, as they were written.
+    """
+
+    output: Output
+    given: dict[str, Any] = field(default_factory=dict)
+
+    def settings(self) -> Settings:
+        """Return the settings of this process; `SettingsError` if one is wrong."""
+        from flock.settings import load_settings
+
+        return load_settings(self.given)
+
+    def visitor(self) -> Flock:
+        """Return the flock, to be entered: it joins as a visitor then."""
+        from flock.fleet import Flock
+
+        return Flock(**{key: value for key, value in self.given.items() if key != "name"})
+
+    def open_registry(self) -> Registry:
+        """Reach the registry without joining the flock; the caller closes it.
+
+        Raises:
+            RegistryUnavailable: it does not answer in time.
+        """
+        from flock.settings import make_registry
+
+        settings = self.settings()
+        registry = make_registry(settings)
+        registry.open(min(_OPEN_WITHIN, settings.timeout))
+        return registry
+
+    def talk_to(self, node: str) -> str:
+        """Note whom the command talks to; returns the name.
+
+        Raises:
+            UsageError: no node can have this name.
+        """
+        self.output.node = node
+        return checked_name(node)
+
+
+pass_line = click.make_pass_decorator(CommandLine)
+
+
+def checked_name(node: str) -> str:
+    """Return a node's name.
+
+    Raises:
+        UsageError: no node can have it.
+    """
+    if not is_node_name(node):
+        raise UsageError(f"{node!r} cannot be a node's name: {NODE_NAME_RULE}")
+    return node
+
+
+def host_name() -> str:
+    """Return what a node of this machine is called if nobody says."""
+    return socket.gethostname()
+
+
+def setting(name: str, metavar: str, explained: str) -> Callable[[Decorated], Decorated]:
+    """Make an option of a setting."""
+    return click.option(
+        f"--{name.replace('_', '-')}",
+        name,
+        metavar=metavar,
+        help=explained,
+        expose_value=False,
+        callback=_note,
+    )
+
+
+def switch(name: str, explained: str) -> Callable[[Decorated], Decorated]:
+    """Make an option `--name/--no-name` of a setting that is true or false."""
+    spelled = name.replace("_", "-")
+    return click.option(
+        f"--{spelled}/--no-{spelled}",
+        name,
+        default=None,
+        help=explained,
+        expose_value=False,
+        callback=_note,
+    )
+
+
+def several(name: str, metavar: str, explained: str) -> Callable[[Decorated], Decorated]:
+    """Make an option of a setting that may be repeated."""
+    return click.option(
+        f"--{name.replace('_', '-')}",
+        name,
+        metavar=metavar,
+        multiple=True,
+        help=explained,
+        expose_value=False,
+        callback=_note,
+    )
+
+
+def _note(context: click.Context, option: click.Parameter, value: Any) -> None:
+    """Note what was given; the command's own option goes before the group's."""
+    if isinstance(value, tuple):
+        value = ",".join(value) or None
+    if value is not None and option.name is not None:
+        context.ensure_object(CommandLine).given[option.name] = value
+
+
+def _flag(name: str, explained: str) -> Callable[[Decorated], Decorated]:
+    """Make a flag that `main` reads before anything can go wrong."""
+    return click.option(f"--{name}", is_flag=True, expose_value=False, help=explained)
+
+
+def common(command: Decorated) -> Decorated:
+    """Give a command the options that all have."""
+    for option in reversed(_COMMON):
+        command = option(command)
+    return command
+
+
+def reachable(command: Decorated) -> Decorated:
+    """Give a command that talks to nodes the options that say where it is reached itself."""
+    for option in reversed(_REACHABLE):
+        command = option(command)
+    return common(command)
+
+
+def machine(command: Decorated) -> Decorated:
+    """Give a command the options of a machine that converges."""
+    for option in reversed(_MACHINE):
+        command = option(command)
+    return command
+
+
+_COMMON: tuple[Callable[[Any], Any], ...] = (
+    setting("registry", "URL", "embedded:DIR or zookeeper://[user:password@]host:port[,…]/root"),
+    setting("timeout", "SECONDS", "how long to wait for an answer (default: 10)"),
+    _flag("json", "print one JSON value and nothing else on standard output"),
+    _flag("debug", "show the traceback of an error"),
+    setting("zookeeper_ca", "FILE", "certificate authority for TLS to ZooKeeper"),
+    setting("zookeeper_cert", "FILE", "our certificate for ZooKeeper"),
+    setting("zookeeper_key", "FILE", "the certificate's key"),
+)
+
+_REACHABLE = (
+    setting("listen", "ADDRESS", "tcp://HOST:PORT to listen at, * for a free port"),
+    setting("advertise", "ADDRESS", "tcp://HOST[:PORT] that others are told"),
+    switch("crypto", "encrypt; without, only loopback may be listened at"),
+    setting("session_timeout", "SECONDS", "silence after which ZooKeeper takes a process for dead"),
+)
+
+_MACHINE = (
+    setting("name", "NAME", "the node's name (default: the host's)"),
+    setting("cookbooks", "DIR", "the folder with the cookbooks"),
+    several("run_list", "ITEMS", "recipe[cb::name], role[name]; with commas, or repeated"),
+    setting("environment", "NAME", "the node's environment"),
+    setting("state_dir", "DIR", "journal, keys and run lock"),
+    several("actors", "NAME=MODULE:CLASS", "an actor of this site; with commas, or repeated"),
+    switch("delayed_after_failure", "make delayed notifications after a failure, too"),
+    setting("lock_delay", "SECONDS", "pause of the next holder after a lock's unclean end"),
+)

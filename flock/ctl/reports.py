@@ -1,0 +1,41 @@
+"""The report of a run, for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from flock.ctl.output import Output
+
+
+def summary(report: Mapping[str, Any]) -> str:
+    """Say in one line how a run ended: `ok, 2 of 5 changed, 0.4 s`."""
+    rows = report["resources"]
+    counts = {state: sum(row["state"] == state for row in rows) for state in ("changed", "failed")}
+    would = "would change" if report["why_run"] else "changed"
+    parts = [report["state"], f"{counts['changed']} of {len(rows)} {would}"]
+    if counts["failed"]:
+        parts.append(f"{counts['failed']} failed")
+    parts.append(f"{report['seconds']:.1f} s")
+    said = ", ".join(parts)
+    return f"{said}: {report['error']}" if report["error"] else said
+
+
+def resource_line(row: Mapping[str, Any], *, why_run: bool = False) -> str:
+    """Say in one line what became of a resource."""
+    state = row["state"]
+    if state == "changed" and why_run:
+        state = "would change"
+    said = f"{row['resource']} {row['action']}: {state}"
+    details = "; ".join(row["changes"]) if state != "failed" else row["error"]
+    if state == "skipped":
+        details = row["error"]
+    return f"{said} ({details})" if details else said
+
+
+def show_report(output: Output, report: Mapping[str, Any]) -> None:
+    """Print what a run did: a line for each resource that was not right already."""
+    for row in report["resources"]:
+        if row["state"] != "unchanged":
+            output.text(resource_line(row, why_run=report["why_run"]))
+    output.say(f"{report['node']}: run {report['run_id']} {summary(report)}")

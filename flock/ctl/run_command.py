@@ -1,0 +1,104 @@
+"""`flockctl run`: converge nodes, from anywhere, and say what became of each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from flock.ctl.options import CommandLine, pass_line, reachable
+from flock.ctl.orders import Order, Orders
+from flock.ctl.output import Ended, Output, shared_code
+from flock.ctl.progress import progress_of
+from flock.ctl.targets import expand
+
+if TYPE_CHECKING:
+    from flock.fleet import Flock
+
+
+@click.command()
+@click.argument("targets", metavar="TARGET...", nargs=-1, required=True)
+@click.option("--no-wait", is_flag=True, help="order the runs, do not wait for their ends")
+@click.option("--why-run", is_flag=True, help="name the changes, make none")
+@click.option(
+    "--override-run-list",
+    metavar="ITEMS",
+    multiple=True,
+    help="run this instead of the node's own run list; with commas, or repeated",
+)
+@reachable
+@pass_line
+def run(
+    line: CommandLine,
+    targets: Sequence[str],
+    override_run_list: Sequence[str],
+    *,
+    no_wait: bool,
+    why_run: bool,
+) -> None:
+    """Converge each TARGET, a name or a pattern ('web*'), and wait for the ends.
+
+    --timeout is for all of it (default: none); runs that take longer go on
+    over there. With --json a row for each node: node, state, run_id, report.
+    """
+    # To a call it would be the time of one answer; here it is the whole wait.
+    timeout = line.settings().timeout if "timeout" in line.given else None
+    line.given.pop("timeout", None)
+    wanted: dict[str, Any] = {"why_run": why_run, "override_run_list": _items(override_run_list)}
+    with line.visitor() as fleet:
+        orders = _follow(line.output, fleet, targets, wanted, timeout, wait=not no_wait)
+    if line.output.wants_json:
+        line.output.value([order.as_row() for order in orders])
+    else:
+        _show(line.output, orders)
+    raise Ended(shared_code(order.code for order in orders))
+
+
+def _follow(
+    output: Output,
+    fleet: Flock,
+    targets: Sequence[str],
+    wanted: dict[str, Any],
+    timeout: float | None,
+    *,
+    wait: bool,
+) -> list[Order]:
+    nodes = expand(targets, lambda: list(fleet))
+    with progress_of(output, nodes) as progress:
+        try:
+            return Orders(fleet, nodes, wanted, progress, wait=wait).follow(timeout)
+        except KeyboardInterrupt:
+            output.say("flockctl: the runs go on over there; `flockctl cancel NODE` ends one")
+            raise
+
+
+def _items(written: Sequence[str]) -> list[str] | None:
+    """Return the items of a run list; None if none was given."""
+    from flock.setting_values import read_run_list
+
+    if not written:
+        return None
+    items = list(read_run_list(",".join(written), Path()))
+    if not items:
+        raise click.UsageError("--override-run-list names nothing")
+    return items
+
+
+def _show(output: Output, orders: Sequence[Order]) -> None:
+    output.table(
+        ("NODE", "STATE", "RUN_ID", "CHANGED", "SECONDS"),
+        ((order.node, order.state, order.run_id or "", *_counts(order.report)) for order in orders),
+    )
+    not_done = [order.node for order in orders if order.code]
+    if not_done and len(orders) > 1:
+        output.say(f"{len(orders) - len(not_done)} of {len(orders)} ok; not: {', '.join(not_done)}")
+
+
+def _counts(report: dict[str, Any] | None) -> tuple[str, str]:
+    if report is None:
+        return "", ""
+    rows = report["resources"]
+    changed = sum(row["state"] == "changed" for row in rows)
+    return f"{changed} of {len(rows)}", f"{report['seconds']:.1f}"
