@@ -18,7 +18,7 @@ import contextlib
 import logging
 import secrets
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from kazoo.exceptions import NodeExistsError
@@ -79,7 +79,7 @@ class ZooKeeperRegistry(Registry):
         settings: where it is; session timeout, lock-delay and TLS.
 
     Raises:
-        WrongRegistry: the URL or the files for TLS are no good.
+        WrongRegistry: the URL is no good (the files for TLS are looked at by `open`).
     """
 
     def __init__(self, settings: RegistrySettings) -> None:
@@ -178,7 +178,8 @@ class ZooKeeperRegistry(Registry):
             self._locks.stop()
             self._chores.stop(OPERATION_TIMEOUT)
             self._session.close()
-            self._hub.wake_all()  # whoever waits for a lock finds it closed
+            self._hub.wake_all()  # whoever waits for a lock, or for a name, finds it closed
+            self._chores.stop(OPERATION_TIMEOUT)
             self._watches.stop(OPERATION_TIMEOUT)
 
     def registry_id(self) -> str:
@@ -299,6 +300,10 @@ class ZooKeeperRegistry(Registry):
         """Return a document; see `Registry.read`."""
         return self._documents.read(path)
 
+    def read_many(self, paths: Sequence[str]) -> list[Document | None]:
+        """Return documents; see `Registry.read_many`."""
+        return self._documents.read_many(paths)
+
     def create(self, path: str, value: Any) -> int:
         """Create a document; see `Registry.create`."""
         return self._documents.write(path, value, 0)
@@ -380,10 +385,11 @@ class ZooKeeperRegistry(Registry):
         *,
         wait: float | None = None,
         slots: int = 1,
+        keep: bool = False,
         cancelled: threading.Event | None = None,
     ) -> Lock:
         """Wait in line for a slot and take it; see `Registry.acquire`."""
-        return self._locks.acquire(lockid, owner, wait, slots, cancelled)
+        return self._locks.acquire(lockid, owner, wait, slots, keep, cancelled)
 
     def lock_status(self, lockid: str) -> LockStatus:
         """Return who holds and who waits; see `Registry.lock_status`."""

@@ -33,9 +33,11 @@ from registry.zookeeper_guard import Guard
 _CONNECT_TIMEOUT = 2.0
 _RECONNECT = {"max_tries": -1, "delay": 0.1, "backoff": 2, "max_delay": 2, "max_jitter": 0.25}
 
+_log = logging.getLogger(__name__)
+
 # A line for each of its attempts says nothing that our own line has not said.
 _kazoo_log = logging.getLogger("registry.zookeeper.kazoo")
-_kazoo_log.setLevel(logging.ERROR)
+_kazoo_log.setLevel(logging.CRITICAL)
 
 
 class _Handler(SequentialThreadingHandler):  # type: ignore[misc]
@@ -82,6 +84,13 @@ class _Connection(ConnectionHandler):  # type: ignore[misc]
             if answer.time_out > 0:
                 self._guard.begin(answer.session_id, answer.time_out / 1000, started)
         return result
+
+    def zk_loop(self) -> None:
+        """Run kazoo's loop; what ends it before its time is logged, and seen by `has_given_up`."""
+        try:
+            super().zk_loop()
+        except Exception as error:  # noqa: BLE001 - an answer that nobody can read, say
+            _log.warning("the connection to ZooKeeper ended by itself: %r", error)
 
     def _send_ping(self, connect_timeout: float) -> None:
         self._ping_sent = self._guard.now()

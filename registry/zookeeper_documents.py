@@ -16,6 +16,7 @@ from __future__ import annotations
 import random
 import struct
 import time
+from collections.abc import Sequence
 
 from kazoo.exceptions import BadVersionError, NoNodeError
 from kazoo.protocol.states import ZnodeStat
@@ -58,6 +59,14 @@ class Documents:
         return Document(
             path, decode(found[0][_BASE.size :], f"document {path!r}"), _version(path, *found)
         )
+
+    def read_many(self, paths: Sequence[str]) -> list[Document | None]:
+        """Return documents; see `Registry.read_many`."""
+        found = self._session.requests().get_many([self._node(path) for path in paths])
+        return [
+            None if entry is None else _parsed(path, *entry)
+            for path, entry in zip(paths, found, strict=True)
+        ]
 
     def write(
         self, path: str, value: object, version: int | None, fence: tuple[str, ...] = ()
@@ -177,6 +186,17 @@ class Documents:
 
     def _node(self, path: str) -> str:
         return "/".join((self._top, *(quote(part) for part in path_parts(path))))
+
+
+def _parsed(path: str, data: bytes, stat: ZnodeStat) -> Document | None:
+    """Return a document, None where none stands or what stands is unreadable."""
+    if not data:
+        return None
+    try:
+        value = decode(data[_BASE.size :], f"document {path!r}")
+        return Document(path, value, _version(path, data, stat))
+    except RecordInvalid:
+        return None
 
 
 def _version(path: str, data: bytes, stat: ZnodeStat) -> int:

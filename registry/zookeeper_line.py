@@ -11,8 +11,12 @@ was done or not (what stands in the slot carries the same id).
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import datetime
+import itertools
 import logging
+import math
 import threading
 import time
 import uuid
@@ -67,7 +71,9 @@ class Slots:
     @classmethod
     def look(cls, requests: Requests, places: Places, hub: Hub) -> Slots:
         """Read all of it, with watches for whatever may free a slot."""
-        numbers = _numbers(requests.children(places.slots, hub.fired))
+        found = requests.children(places.slots, hub.fired)
+        named = [number_in(name) for name in (found[0] if found else [])]
+        numbers = sorted(number for number in named if number is not None)
         nodes = requests.get_many([places.slot(number) for number in numbers])
         held = {
             number: Claim.parse(node[0])
@@ -80,7 +86,7 @@ class Slots:
         stale = [name for name in names if name not in live]
         nodes = requests.get_many([f"{places.marks}/{name}" for name in stale])
         unclean = {
-            f"{places.marks}/{name}": (_slot_of(name), Claim.parse(node[0]))
+            f"{places.marks}/{name}": (number_in(name) or 0, Claim.parse(node[0]))
             for name, node in zip(stale, nodes, strict=True)
             if node is not None
         }
@@ -127,6 +133,7 @@ class Attempt:
         owner: LockOwner,
         wait: float | None,
         slots: int,
+        keep: bool,
         cancelled: threading.Event | None,
     ) -> None:
         self._session = session
@@ -138,6 +145,7 @@ class Attempt:
         self._lockid = lockid
         self._owner = owner
         self._slots = slots
+        self._keep = keep
         self._cancelled = cancelled
         self._unreachable: RegistryUnavailable | None = None
         self._began = time.monotonic()
@@ -156,7 +164,7 @@ class Attempt:
         self._new_attempt()
 
     def _new_attempt(self) -> None:
-        self._claim = Claim.of(self._owner, uuid.uuid4().hex, self._since, self._slots)
+        self._claim = Claim.of(self._owner, uuid.uuid4().hex, self._since, self._slots, self._keep)
         self._entry: str | None = None
         self._entering = False
         self._claiming: int | None = None
@@ -182,14 +190,18 @@ class Attempt:
 
     def _step(self) -> ZooKeeperLock | None:
         """Do what can be done now; return the lock if that was the last of it."""
+        if self._cancelled is not None and self._cancelled.is_set():
+            raise LockCancelled(self._lockid)
         self._next_look = _RECHECK
         self._woken.clear()
         try:
             if self._entry is not None and self._session.guard.session != self._session_id:
                 self._begin_anew()
-            if self._entry is None:
-                self._enter_line()
-            lock = self._advance()
+            lock = self._reenter() if self._entry is None else None
+            if lock is None:
+                if self._entry is None:
+                    self._enter_line()
+                lock = self._advance()
         except RegistryUnavailable as error:
             # Once in line an outage is waited out; it is the deadline that ends it.
             if not self._was_in_line or self._session.state() is SessionState.CLOSED:
@@ -293,50 +305,82 @@ class Attempt:
         free = self._free_slot(slots)
         return None if free is None else self._take(requests, free, slots)
 
+    def _reenter(self) -> ZooKeeperLock | None:
+        """Take the slot that is kept for our owner, past everybody in line."""
+        requests = self._requests()
+        marks = requests.names(self._places.marks)
+        if not marks:
+            return None
+        slots = Slots.look(requests, self._places, self._hub)
+        number = self._own_kept_slot(slots)
+        return None if number is None else self._take(requests, number, slots)
+
+    def _own_kept_slot(self, slots: Slots) -> int | None:
+        for mark, (number, claim) in slots.unclean.items():
+            if self._is_kept_for_us(claim) and self._delay_left(mark, claim) <= 0:
+                return number
+        return None
+
+    def _is_kept_for_us(self, claim: Claim | None) -> bool:
+        return claim is not None and claim.keep and claim.owner == self._owner.owner
+
     def _free_slot(self, slots: Slots) -> int | None:
         """Return a slot that may be taken now.
 
         A slot whose holder ended uncleanly counts as held for the lock-delay:
-        what it had begun may still be going on.
+        what it had begun may still be going on. Those of one group count as
+        one, and let each other in.
         """
         self._unclean.keep_only(self._places.marks, slots.unclean)
-        occupied = set(slots.held)
-        counts = [self._slots, *(claim.slots for claim in slots.held.values() if claim)]
+        kept_for_us = self._own_kept_slot(slots)
+        if kept_for_us is not None:
+            return kept_for_us
+        occupied: dict[int, Claim | None] = dict(slots.held)
         for mark, (number, claim) in slots.unclean.items():
             remaining = self._delay_left(mark, claim)
             if remaining > 0:
-                occupied.add(number)
-                counts.append(claim.slots if claim else self._slots)
+                occupied[number] = claim
                 self._next_look = min(self._next_look, remaining)
-        in_force = min(counts)
-        if len(occupied) >= in_force:
+        units = {
+            claim.group if claim is not None and claim.group else number
+            for number, claim in occupied.items()
+        }
+        in_force = min([self._slots, *(claim.slots for claim in occupied.values() if claim)])
+        if len(units) >= in_force and (not self._owner.group or self._owner.group not in units):
             return None
-        return next(number for number in range(in_force) if number not in occupied)
+        return next(number for number in itertools.count() if number not in occupied)
 
     def _delay_left(self, mark: str, claim: Claim | None) -> float:
-        """Return seconds until a mark that was left behind counts no more."""
-        if claim is not None and self._claim.is_past_of_same_node(claim):
+        """Return seconds until a mark that was left behind counts no more for us."""
+        if claim is not None and claim.keep and not self._is_kept_for_us(claim):
+            return math.inf
+        if claim is not None and (claim.abandoned or self._claim.is_past_of_same_node(claim)):
             return 0.0
         return self._session.lock_delay - self._unclean.age(mark)
 
     def _take(self, requests: Requests, number: int, slots: Slots) -> ZooKeeperLock | None:
         """Take a free slot and leave the line, in one transaction."""
-        since = _wall_clock()
-        self._claim = Claim.of(self._owner, self._claim.attempt, since, self._slots)
+        self._claim = Claim.of(
+            self._owner, self._claim.attempt, _wall_clock(), self._slots, self._keep
+        )
         data = self._claim.encoded()
         steps = requests.transaction()
-        steps.delete(f"{self._places.line}/{self._entry}")
+        if self._entry is not None:
+            steps.delete(f"{self._places.line}/{self._entry}")
         steps.create(self._places.slot(number), data, ephemeral=True)
         for mark, (_, claim) in slots.unclean.items():
-            if self._delay_left(mark, claim) <= 0:
+            # A slot that is kept for us is one of ours to give up only if it is this one.
+            is_past = self._delay_left(mark, claim) <= 0
+            if is_past and (slots.unclean[mark][0] == number or not self._is_kept_for_us(claim)):
                 steps.delete(mark)
         steps.create(self._places.mark(number, self._claim.attempt), data)
         self._claiming = number
+        self._session_id = self._session_id or self._session.guard.session
         try:
             steps.commit()
         except Refused:
+            self._claiming = None
             self._woken.set()  # something changed under our hands: look again
-            self._next_look = 0.0
             time.sleep(0.01)
             return None
         return self._find_claim(requests)
@@ -478,6 +522,21 @@ def give_back(requests: Requests, places: Places, slot: int, attempt: str) -> bo
     return True
 
 
+def leave_mark(requests: Requests, lock: ZooKeeperLock) -> None:
+    """Remove a slot and note at its mark that its holder went of his own accord."""
+    slot, mark = lock.fence
+    left = dataclasses.replace(lock.claim, abandoned=True).encoded()
+    steps = requests.transaction()
+    steps.set(mark, left)
+    steps.delete(slot)
+    try:
+        steps.commit()
+    except Refused as refusal:
+        if refusal.step == 1:  # the slot went with its session
+            with contextlib.suppress(NoNodeError):
+                requests.set(mark, left)
+
+
 def tidy(requests: Requests, places: Places) -> None:
     """Remove the folders of a lock that nobody uses, without waiting for the answer."""
     steps = requests.transaction()
@@ -490,15 +549,10 @@ def _wall_clock() -> str:
     return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _numbers(found: object) -> list[int]:
-    """Return the slots among the names of `Requests.children`."""
-    names = found[0] if isinstance(found, tuple) else []
-    return sorted(int(name) for name in names if name.isascii() and name.isdecimal())
-
-
-def _slot_of(mark: str) -> int:
-    number = mark.partition(".")[0]
-    return int(number) if number.isascii() and number.isdecimal() else 0
+def number_in(name: str) -> int | None:
+    """Return the number of a slot from its name or its mark's; None for what is not ours."""
+    number = name.partition(".")[0]
+    return int(number) if number.isascii() and number.isdecimal() else None
 
 
 def in_order(line: list[str]) -> list[str]:

@@ -4,6 +4,9 @@
     locks/LOCK/slots/K               who holds slot K; goes with its session
     locks/LOCK/marks/K.ATTEMPT       that ATTEMPT holds slot K; removed by a clean end only
 
+A mark without its slot means an unclean end: the slot counts as held for the
+lock-delay, or, if it was taken with `keep`, until its owner comes again.
+
 A slot and its holder's mark are made in one transaction. An attempt's id is
 never used again, so a transaction that demands both the slot and the mark is
 done only while this very holder has the slot.
@@ -87,9 +90,12 @@ class Claim:
     pid_namespace: int = 0
     pid: int = 0
     process_start: int = 0
+    group: str = ""
+    keep: bool = False
+    abandoned: bool = False
 
     @classmethod
-    def of(cls, owner: LockOwner, attempt: str, since: str, slots: int) -> Claim:
+    def of(cls, owner: LockOwner, attempt: str, since: str, slots: int, keep: bool) -> Claim:
         """Make the claim of one attempt of this process."""
         us = this_process()
         return cls(
@@ -104,6 +110,8 @@ class Claim:
             us.pid_namespace,
             us.pid,
             us.process_start,
+            owner.group,
+            keep,
         )
 
     @classmethod
@@ -139,9 +147,11 @@ class Claim:
     def _process(self) -> tuple[str, int, int, int]:
         return self.boot_id, self.pid_namespace, self.pid, self.process_start
 
-    def as_holder(self, slot: int, token: int) -> Holder:
-        """Return it as others read it, of one who holds."""
-        return Holder(self.owner, self.host, self.run_id, self.reason, self.since, slot, token)
+    def as_holder(self, slot: int, token: int, *, kept: bool = False) -> Holder:
+        """Return it as others read it, of one who holds, or for whom a slot is kept."""
+        return Holder(
+            self.owner, self.host, self.run_id, self.reason, self.since, slot, token, kept
+        )
 
     def as_waiter(self) -> Waiter:
         """Return it as others read it, of one who waits."""
@@ -153,6 +163,9 @@ class Keeper(Protocol):
 
     def release(self, lock: ZooKeeperLock) -> None:
         """Remove the slot and its mark, now or later."""
+
+    def abandon(self, lock: ZooKeeperLock) -> None:
+        """Remove the slot and leave its mark, now or later."""
 
     def wake(self) -> None:
         """Look at all locks now."""
@@ -242,6 +255,17 @@ class ZooKeeperLock(Lock):
             self._end = LockState.RELEASED
         # Also after a loss: who releases says that nothing goes on under this lock any more.
         self._keeper.release(self)
+
+    def abandon(self) -> None:
+        """Give the lock up and keep its slot; see `Lock.abandon`."""
+        if not self.claim.keep:
+            self.release()
+            return
+        with self._lock:
+            if self._end is LockState.RELEASED:
+                return
+            self._end = LockState.RELEASED
+        self._keeper.abandon(self)
 
     def on_change(self, callback: Callable[[LockState], None]) -> Cancel:
         """Call `callback` with each new state; see `Lock.on_change`."""

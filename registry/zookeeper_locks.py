@@ -9,9 +9,12 @@ late at the clock, which is what says that a lock has become doubtful.
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import logging
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from registry.contract import (
@@ -27,7 +30,15 @@ from registry.contract import (
 )
 from registry.records import unquote
 from registry.zookeeper_chores import Chores
-from registry.zookeeper_line import Attempt, UncleanEnds, give_back, in_order, tidy
+from registry.zookeeper_line import (
+    Attempt,
+    UncleanEnds,
+    give_back,
+    in_order,
+    leave_mark,
+    number_in,
+    tidy,
+)
 from registry.zookeeper_lock import Claim, Places, ZooKeeperLock
 from registry.zookeeper_requests import Refused, Requests
 from registry.zookeeper_session import Session
@@ -81,6 +92,7 @@ class Locks:
         owner: LockOwner,
         wait: float | None,
         slots: int,
+        keep: bool,
         cancelled: threading.Event | None,
     ) -> ZooKeeperLock:
         """Wait in line for a slot and take it; see `Registry.acquire`."""
@@ -97,6 +109,7 @@ class Locks:
             owner,
             wait,
             slots,
+            keep,
             cancelled,
         )
         lock = attempt.run(lambda: self._holders_for_error(lockid))
@@ -111,21 +124,31 @@ class Locks:
 
     def release(self, lock: ZooKeeperLock) -> None:
         """Remove a slot and its mark, now or later (for `ZooKeeperLock`)."""
-        try:
-            requests = self._session.requests(_RELEASE_TIMEOUT)
+
+        def give_back_and_tidy(requests: Requests) -> None:
             give_back(requests, lock.places, lock.slot, lock.claim.attempt)
             tidy(requests, lock.places)
+
+        self._now_or_later(f"release lock {lock.lockid!r}", give_back_and_tidy)
+
+    def abandon(self, lock: ZooKeeperLock) -> None:
+        """Remove a slot and leave its mark, now or later (for `ZooKeeperLock`)."""
+        self._now_or_later(
+            f"abandon lock {lock.lockid!r}", lambda requests: leave_mark(requests, lock)
+        )
+
+    def _now_or_later(self, what: str, deed: Callable[[Requests], None]) -> None:
+        def later() -> bool:
+            deed(self._session.requests())
+            return True
+
+        try:
+            deed(self._session.requests(_RELEASE_TIMEOUT))
         except RegistryUnavailable as error:
-            _log.info("lock %r is given back later: %s", lock.lockid, error)
-            self._chores.add(f"release lock {lock.lockid!r}", lambda: self._release_later(lock))
+            _log.info("%s: done later: %s", what, error)
+            self._chores.add(what, later)
         finally:
             self._woken.set()
-
-    def _release_later(self, lock: ZooKeeperLock) -> bool:
-        requests = self._session.requests()
-        give_back(requests, lock.places, lock.slot, lock.claim.attempt)
-        tidy(requests, lock.places)
-        return True
 
     # --- looking after what we hold
 
@@ -224,20 +247,18 @@ class Locks:
         steps = requests.transaction()
         steps.check(mark)
         steps.delete(slot)
-        try:
+        with contextlib.suppress(Refused):  # the slot went with its session
             steps.commit()
-        except Refused as refusal:
-            _log.debug("lock %r: nothing to clear (%s)", lock.lockid, refusal)
         return True
 
     def release_all(self, timeout: float) -> None:
-        """Give back all that we hold, as far as it can be done in `timeout` seconds."""
+        """Give back, or keep, all that we hold, as far as it can be done in `timeout` seconds."""
         deadline = time.monotonic() + timeout
         with self._lock:
             kept = list(self._kept)
         for one in kept:
             if time.monotonic() < deadline:
-                one.lock.release()
+                one.lock.abandon()  # which is a release, unless its slot shall be kept
 
     def stop(self) -> None:
         """End the thread."""
@@ -266,14 +287,24 @@ class Locks:
         )
 
     def _holders(self, requests: Requests, places: Places) -> list[tuple[Holder, Claim]]:
-        numbers = sorted(int(name) for name in requests.names(places.slots) if name.isdecimal())
-        nodes = requests.get_many([places.slot(number) for number in numbers])
+        """Return who has a slot, and for whom one is kept, by slot."""
         found = []
-        for number, node in zip(numbers, nodes, strict=True):
+        paths = [f"{places.slots}/{name}" for name in requests.names(places.slots)]
+        for path, node in zip(paths, requests.get_many(paths), strict=True):
+            number = number_in(path.rpartition("/")[2])
             claim = Claim.parse(node[0]) if node is not None else None
-            if node is not None and claim is not None:
+            if node is not None and claim is not None and number is not None:
                 found.append((claim.as_holder(number, int(node[1].czxid)), claim))
-        return found
+        live = {places.mark(holder.slot, claim.attempt) for holder, claim in found}
+        marks = [f"{places.marks}/{name}" for name in requests.names(places.marks)]
+        marks = [mark for mark in marks if mark not in live]
+        for mark, node in zip(marks, requests.get_many(marks), strict=True):
+            number = number_in(mark.rpartition("/")[2])
+            claim = Claim.parse(node[0]) if node is not None else None
+            if node is not None and claim is not None and claim.keep and number is not None:
+                # Made in one transaction with the slot, the mark has the same token.
+                found.append((claim.as_holder(number, int(node[1].czxid), kept=True), claim))
+        return sorted(found, key=lambda pair: pair[0].slot)
 
     def _waiting(self, requests: Requests, places: Places) -> list[Claim]:
         nodes = requests.get_many(
@@ -303,15 +334,20 @@ class Locks:
         for holder, claim in self._holders(requests, places):
             if token is not None and holder.token != token:
                 continue
+            mark = places.mark(holder.slot, claim.attempt)
             steps = requests.transaction()
-            # The mark stays: who held must first say that he knows.
-            steps.check(places.mark(holder.slot, claim.attempt))
-            steps.delete(places.slot(holder.slot))
+            if holder.kept:
+                steps.delete(mark)
+            else:
+                # The mark stays: who held must first say that he knows. Nothing is kept for him.
+                steps.set(mark, dataclasses.replace(claim, keep=False).encoded())
+                steps.delete(places.slot(holder.slot))
             try:
                 steps.commit()
             except Refused:
                 continue  # given back meanwhile
             broken.append(holder)
+        tidy(requests, places)
         return broken
 
     def watch(self, lockid: str, changed: Callback) -> Cancel:

@@ -24,7 +24,6 @@ from kazoo.exceptions import (
     BadVersionError,
     ConnectionLoss,
     InvalidACLError,
-    KazooException,
     NoAuthError,
     NodeExistsError,
     NoNodeError,
@@ -298,7 +297,7 @@ class Requests:
                 f"{self._url} does not let us use {path} ({type(error).__name__}): "
                 "wrong user or password, or missing rights"
             ) from None
-        except KazooException as error:
+        except Exception as error:  # noqa: BLE001 - kazoo passes on whatever it fails with
             raise RegistryUnavailable(
                 self._url, f"{type(error).__name__} at {path}", may_have_happened=is_write
             ) from None

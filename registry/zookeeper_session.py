@@ -105,12 +105,15 @@ class Session:
     # --- life
 
     def open(self, timeout: float) -> None:
-        """Connect.
+        """Connect. A session object is opened once.
 
         Raises:
+            WrongRegistry: the files for TLS are no good.
             RegistryUnavailable: not within `timeout` seconds; nothing is left running.
             NotPermitted: a server turned our credentials down.
         """
+        if self._client is not None or self._closed.is_set():
+            raise RuntimeError("a registry is opened once")
         client = Client(self.address, self._settings, self.guard, self._changed)
         client.start_async()
         try:

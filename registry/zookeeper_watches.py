@@ -35,6 +35,12 @@ _REREAD = 30.0
 _PAUSE_AFTER_FAILURE = 1.0
 
 Callback: TypeAlias = Callable[[], None]
+
+
+def _STOP() -> None:  # noqa: N802 - a mark among the callbacks, never called
+    """Tell the thread to end."""
+
+
 _Key: TypeAlias = tuple[bool, str]
 """Whether the names below are watched (else the node itself), and the path."""
 
@@ -125,9 +131,9 @@ class Watches:
         self._thread.start()
 
     def stop(self, timeout: float) -> None:
-        """End the thread after the callback it is in; may be called from a callback."""
+        """End the thread once everything posted so far has run; may be called from a callback."""
         self._stopping.set()
-        self.wake()
+        self._posted.put(_STOP)
         if self._thread.is_alive() and threading.current_thread() is not self._thread:
             self._thread.join(timeout)
 
@@ -224,23 +230,23 @@ class Watches:
 
     def _run(self) -> None:
         retry_at = 0.0
-        while not self._stopping.is_set():
-            try:
-                posted = self._posted.get(timeout=self._idle_time(retry_at))
-            except queue.Empty:
-                posted = None
-            while True:
-                if self._stopping.is_set():
+        while True:
+            posted = self._next_posted(self._idle_time(retry_at))
+            while posted is not None:
+                if posted is _STOP:
                     return
-                if posted is not None:
-                    self._guarded(posted)
-                try:
-                    posted = self._posted.get_nowait()
-                except queue.Empty:
-                    break
+                self._guarded(posted)
+                posted = self._next_posted(0.0)
             may_read = time.monotonic() >= retry_at and self._session.is_connected
             if may_read and not self._reread_what_is_due():
                 retry_at = time.monotonic() + _PAUSE_AFTER_FAILURE
+
+    def _next_posted(self, timeout: float) -> Callback | None:
+        """Return what was posted next, None if nothing was or we were only woken."""
+        try:
+            return self._posted.get(timeout=timeout) if timeout else self._posted.get_nowait()
+        except queue.Empty:
+            return None
 
     def _idle_time(self, retry_at: float) -> float:
         """Return seconds until something is due."""

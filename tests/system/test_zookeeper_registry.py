@@ -254,6 +254,36 @@ def test_who_waits_stands_in_line_again_after_his_session_has_ended(
     assert future.result(10).held
 
 
+def test_an_answer_that_nobody_can_read_costs_the_session_and_no_more(member, behind_proxy, proxy):
+    record = presence_record("bender0")
+    behind_proxy.announce(record)
+    changed = threading.Event()
+    behind_proxy.watch_document("doc", changed.set)
+    before = behind_proxy._session.guard.session
+    proxy.garble_next_answer()
+    with pytest.raises(RegistryUnavailable):
+        behind_proxy.read("doc")
+    assert eventually(lambda: behind_proxy._session.guard.session not in {None, before}, within=5)
+    assert (
+        eventually(lambda: behind_proxy.presence("bender0"), within=5, ignoring=RegistryUnavailable)
+        == record
+    )
+    member.create("doc", 1)
+    assert changed.wait(5)
+    # The old session is not ended by a goodbye; the entry of the new one replaces its.
+    found = eventually(lambda: member.presence("bender0"), within=2 * SESSION)
+    assert found == record
+
+
+def test_being_closed_is_the_last_state_that_is_told(new_member, zookeeper_url):
+    member = new_member(zookeeper_url)
+    states = states_of(member)
+    member.close()
+    member.close()
+    assert states == [SessionState.CLOSED]
+    assert member.state() is SessionState.CLOSED
+
+
 # --- a process stands still, or dies -------------------------------------------
 
 

@@ -16,6 +16,7 @@ CREATE, DELETE, SET_DATA, MULTI, CREATE2 = 1, 2, 5, 14, 15
 """Requests that write, as ZooKeeper numbers them."""
 
 _PING_XID = -2
+_PING_XID_BYTES = struct.pack(">i", _PING_XID)
 
 
 def end_session(registry: ZooKeeperRegistry, hosts: str) -> None:
@@ -44,6 +45,7 @@ class Proxy:
         self._lose: frozenset[int] = frozenset()
         self._answer_is_lost = False
         self.lost = threading.Event()
+        self._garble = False
         self._is_open = True
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._begin(self._accept)
@@ -58,6 +60,10 @@ class Proxy:
         self.lost.clear()
         self._answer_is_lost = False
         self._lose = frozenset(requests)
+
+    def garble_next_answer(self) -> None:
+        """Change the next answer into one that no request belongs to."""
+        self._garble = True
 
     def shut(self) -> None:
         """Break every connection, and refuse new ones."""
@@ -108,6 +114,9 @@ class Proxy:
                 if self._is_to_be_lost(data, to_server):
                     self.lost.set()
                     break
+                if self._garble and not to_server and data[4:8] != _PING_XID_BYTES:
+                    self._garble = False
+                    data = data[:4] + b"\x00\x12\x34\x56" + data[8:]
                 target.sendall(data)
         self._break((source, target))
 
