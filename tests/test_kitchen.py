@@ -10,7 +10,14 @@ import psutil
 import pytest
 
 from flock.converge.run_lock import RunLock
-from flock.errors import BusyError, JournalError, RecipeError
+from flock.errors import (
+    BusyError,
+    ConvergeError,
+    DocumentTooLarge,
+    JournalError,
+    RecipeError,
+    RunCancelled,
+)
 from tests.kitchens import Site, is_running, states
 from tests.support import eventually
 
@@ -506,3 +513,172 @@ def test_an_idle_kitchen_has_no_thread(site):
         return [each.name for each in threading.enumerate() if each.name.startswith("kitchen")]
 
     assert eventually(threads, within=2, becomes=[]) == []
+
+
+# --- single actions between runs
+
+
+def test_an_action_waits_for_the_run_and_a_run_for_the_action(site, gate):
+    kitchen = site.kitchen()
+    run = kitchen.order_run("x")
+    gate.reached()
+    done: list[str] = []
+    run.on_ended(lambda report: done.append("run"))
+
+    def act():
+        kitchen.act("log[gate]", "write", "y")
+        done.append("action")
+
+    actor = threading.Thread(target=act)
+    actor.start()
+
+    gate.open()
+    actor.join(5)
+
+    assert done == ["run", "action"]
+
+
+def test_runs_ordered_during_an_action_wait_for_it(site):
+    site.recipe("""
+        import os
+        log('x')
+        log('gate', action='nothing').wait_until(lambda: os.path.exists('{here}/go'), pause=0.01)
+    """)
+    kitchen = site.kitchen()
+    kitchen.declare()
+    actor = threading.Thread(target=kitchen.act, args=("log[gate]", "write", "y"))
+    actor.start()
+    eventually(
+        lambda: [each for each in site.events if each["event"] == "resource waiting"], within=2
+    )
+
+    run = kitchen.order_run("z")
+    assert run.state == "queued"
+    (site.folder / "go").touch()
+    actor.join(5)
+
+    assert run.wait(5)["state"] == "ok"
+
+
+def test_stopping_ends_an_action_and_those_that_wait(site):
+    site.recipe("execute('long', command='touch {here}/reached; sleep 60', action='nothing')")
+    kitchen = site.kitchen()
+    kitchen.declare()
+    ends = []
+
+    def act():
+        try:
+            ends.append(kitchen.act("execute[long]", "run", "y")["state"])
+        except RunCancelled:
+            ends.append("never began")
+
+    actors = [threading.Thread(target=act) for _ in range(2)]
+    for each in actors:
+        each.start()
+    eventually((site.folder / "reached").exists, within=5)
+
+    kitchen.stop(timeout=0.2)
+    for each in actors:
+        each.join(5)
+
+    assert sorted(ends) == ["cancelled", "never began"]
+    with pytest.raises(BusyError, match="is leaving"):
+        kitchen.act("execute[long]", "run", "y")
+
+
+def test_a_wait_is_asked_again_at_once_when_there_are_news(site):
+    site.recipe("""
+        import os
+        log('a').wait_until(lambda: os.path.exists('{here}/go'), pause=60)
+    """)
+    kitchen = site.kitchen()
+    run = kitchen.order_run("x")
+    eventually(lambda: kitchen.status()["waiting"], within=3)
+
+    (site.folder / "go").touch()
+    kitchen.ask_again()
+
+    assert run.wait(3)["state"] == "ok"
+
+
+# --- the node object
+
+
+class Store:
+    def __init__(self):
+        self.saved = []
+        self.normal = {}
+        self.error = None
+
+    def normal_attributes(self):
+        return self.normal
+
+    def save(self, node_object):
+        if self.error:
+            raise self.error
+        self.saved.append(node_object)
+        self.normal = node_object["normal"]
+
+
+def test_the_node_object_is_saved_after_each_run_also_a_failed_one(site):
+    site.write("roles/web.toml", "run_list = ['cb']")
+    site.recipe("node.normal['tags'] = ['blue']\nexecute('x', command='test -e {here}/good')")
+    store = Store()
+    kitchen = site.kitchen("role[web]", store=store, environment="prod")
+
+    assert kitchen.converge("x")["state"] == "failed"
+    kitchen.converge("x", why_run=True)
+
+    (saved,) = store.saved
+    assert {key: saved[key] for key in list(saved)[:6]} == {
+        "name": "bender0", "run_list": ["role[web]"], "roles": ["web"], "recipes": ["cb::default"],
+        "environment": "prod", "tags": ["blue"],
+    }  # fmt: skip
+    assert saved["normal"] == {"tags": ["blue"]}
+    assert saved["attributes"]["kernel"] == {"release": "6.1"}
+    assert kitchen.node_object() == saved
+
+
+def test_what_is_sensitive_lasts_here_and_is_handed_to_nobody(site):
+    site.recipe("""
+        node.normal['db'] = {'password': node.read('db.password', 'geheim'), 'user': 'fry'}
+        file('{here}/out', content=node['db']['password'])
+        node.normal['db']['password'] = 'geheim2'
+    """)
+    store = Store()
+    options = {"store": store, "sensitive_attributes": ["db.password", "no.such"]}
+
+    site.converge(**options)
+    site.converge(**options)
+
+    assert site.text("out") == "geheim2"
+    assert store.normal == {"db": {"user": "fry"}}
+    assert "geheim" not in str(store.saved)
+
+
+def test_a_node_object_that_cannot_be_saved_fails_the_run_and_hides_no_failure(site, caplog):
+    site.recipe("execute('x', command='test -e {here}/good')")
+    store = Store()
+    store.error = DocumentTooLarge("the node object of bender0", 5_000_000, 524_288)
+    kitchen = site.kitchen(store=store)
+
+    assert "exit code 1" in kitchen.converge("x")["error"]
+    assert "the node object is not saved" in caplog.text
+    (site.folder / "good").touch()
+    report = kitchen.converge("x")
+
+    assert (report["state"], report["error"]) == (
+        "failed", "the node object of bender0 has 5000000 bytes, the limit is 524288",
+    )  # fmt: skip
+    assert not kitchen.active()
+
+
+def test_a_state_folder_that_cannot_be_locked_is_one_clear_error(site):
+    site.recipe("log('x')")
+    kitchen = site.kitchen()
+    (site.folder / "state" / "run.lock").mkdir()
+
+    with pytest.raises(ConvergeError, match=r"cannot take the run lock .*run\.lock: "):
+        kitchen.order_run("x")
+
+    assert not kitchen.active()

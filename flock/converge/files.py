@@ -8,6 +8,7 @@ import os
 import pwd
 import secrets
 import stat
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -99,12 +100,19 @@ def stat_or_none(path: Path, *, follow: bool = True) -> os.stat_result | None:
         return None
 
 
-def write_atomically(path: Path, content: bytes, ownership: Ownership | None = None) -> None:
+def write_atomically(
+    path: Path, content: bytes | Iterable[bytes], ownership: Ownership | None = None
+) -> None:
     """Put `content` at `path` in one step, on disk before it is seen.
 
     It is written beside its place with its owner and mode, and renamed. What
     `ownership` leaves open stays as it was at `path`, or follows the umask. A
     symbolic link is kept: the file it leads to is replaced.
+
+    Args:
+        path: where to.
+        content: all of it, or the parts in order.
+        ownership: owner, group and mode.
 
     Raises:
         OSError: `path` is as it was.
@@ -132,9 +140,10 @@ def write_atomically(path: Path, content: bytes, ownership: Ownership | None = N
         raise FileNotFoundError(f"the directory {path.parent} does not exist") from None
     try:
         try:
-            rest = memoryview(content)
-            while rest:
-                rest = rest[os.write(descriptor, rest) :]
+            for part in (content,) if isinstance(content, bytes) else content:
+                rest = memoryview(part)
+                while rest:
+                    rest = rest[os.write(descriptor, rest) :]
             _own(descriptor, ownership)
             os.fdatasync(descriptor)
         finally:

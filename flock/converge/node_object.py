@@ -36,7 +36,7 @@ class NodeObject:
 
     def attributes(self) -> Attributes:
         """Return the attributes as they are before any recipe."""
-        normal = dict(self._store.normal_attributes())
+        normal: dict[str, Any] = plain(self._store.normal_attributes(), "normal")
         if self._sensitive:
             merge_onto(normal, self._journal.recall(_SENSITIVE_FACT, {}), join_lists=False)
         return Attributes(self._facts(), normal)

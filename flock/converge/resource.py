@@ -83,7 +83,7 @@ class Resource:
         return f"{self.kind}[{self.name}]"
 
     @property
-    def cookbook(self) -> str:
+    def home_cookbook(self) -> str:
         """The cookbook whose recipe declared it: templates and files are looked up there."""
         return self.recipe.partition("::")[0]
 

@@ -199,3 +199,116 @@ def test_a_file_is_whole_whenever_its_writer_is_killed(site, process):
         content = path.read_text()
         assert len(content) == 100_000
         assert len(set(content)) == 1
+
+
+CRASHING = """
+    import os, signal
+    from dataclasses import dataclass
+    from pathlib import Path
+    from flock.converge.provider import Change
+    from flock.converge.resource import Resource
+
+    @dataclass
+    class Crashing(Resource):
+        kind = 'crashing'
+        actions = ('make',)
+        where_to_die: str = ''
+
+        def make(self, machine):
+            path = Path(self.name)
+            if not path.exists():
+                yield Change(f'make {path}', self._apply)
+
+        def _apply(self):
+            self._die('before')
+            Path(self.name).touch()
+            self._die('after')
+
+        def _die(self, place):
+            if self.where_to_die == place and not os.path.exists(self.name + '.died'):
+                Path(self.name + '.died').touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize("timing", ["delayed", "immediately"])
+@pytest.mark.parametrize("place", ["before", "after"])
+def test_a_notification_whose_process_died_at_its_change_is_made_exactly_once(
+    site, process, place, timing
+):
+    site.write("cookbooks/cb/libraries/crashing.py", CRASHING)
+    site.recipe(f"""
+        from flock.recipe import crashing
+        crashing('{{here}}/made', where_to_die={place!r}).notifies('run', 'execute[x]', {timing!r})
+        execute('x', command='echo x >> {{here}}/log', action='nothing')
+    """)
+
+    assert process("converge").wait(15) == -signal.SIGKILL
+    assert (site.folder / "made").exists() is (place == "after")
+    assert not (site.folder / "log").exists()
+    for _ in range(2):
+        assert site.converge()["state"] == "ok"
+
+    assert site.text("log") == "x\n"
+
+
+def test_a_notification_whose_process_died_after_the_change_is_made_exactly_once(site, process):
+    site.recipe("""
+        import os
+        file('{here}/config', content='new').notifies('run', 'execute[restart]')
+        execute('die', command='kill -9 $PPID').not_if(lambda: os.path.exists('{here}/died'))
+        execute('restart', command='echo x >> {here}/log', action='nothing')
+    """)
+
+    assert process("converge").wait(15) == -signal.SIGKILL
+    (site.folder / "died").touch()
+    for _ in range(2):
+        assert site.converge()["state"] == "ok"
+
+    assert site.text("log") == "x\n"
+
+
+def test_a_command_that_died_with_its_process_notifies_and_is_marked(site, process):
+    site.recipe("""
+        import os
+        execute('die', command='touch {here}/died; kill -9 $PPID').notifies(
+            'run', 'execute[x]').not_if(lambda: os.path.exists('{here}/died'))
+        execute('x', command='echo x >> {here}/log', action='nothing')
+    """)
+
+    assert process("converge").wait(15) == -signal.SIGKILL
+    for _ in range(2):
+        assert site.converge()["state"] == "ok"
+
+    assert site.text("log") == "x\n"
+    (taken,) = [each for each in site.events if each["event"] == "notification taken up"]
+    assert taken["maybe_unchanged"] is True
+
+
+def test_a_forked_child_holds_neither_the_run_lock_nor_the_reaper(site, process):
+    site.recipe("""
+        import os, signal
+        from pathlib import Path
+
+        def fork():
+            child = os.fork()
+            if child == 0:
+                signal.pause()
+            Path('{here}/forked').write_text(str(child))
+            return False
+
+        execute('start the reaper', command='true')
+        log('fork').only_if(fork)
+        execute('long', command='echo $$ > {here}/new; mv {here}/new {here}/child; sleep 61')
+    """)
+    victim = process("converge")
+    assert eventually((site.folder / "child").exists, within=15)
+    forked = psutil.Process(int(site.text("forked")))
+
+    killed(victim)
+
+    assert eventually(lambda: is_running(int(site.text("child"))), within=2, becomes=False) is False
+    assert forked.is_running()
+    site.recipe("log('x')")
+    assert site.kitchen().converge("the test")["state"] == "ok"
+    forked.kill()
