@@ -542,6 +542,15 @@ class Registry(ABC):
     ) -> int:
         """Write a document and return its new version.
 
+    @abstractmethod
+    def read_many(self, paths: Sequence[str]) -> list[Document | None]:
+        """Return documents in the order asked for, None for each that is absent.
+
+        Costs about one way to the registry and back, however many they are;
+        they need not be of one moment. One that is unreadable is as absent:
+        it must not hide the others.
+        """
+
         Args:
             path: the document.
             value: plain data: None, bool, int, float, str, bytes, lists, and

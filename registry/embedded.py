@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -257,6 +257,10 @@ class EmbeddedRegistry(Registry):
     def read(self, path: str) -> Document | None:
         """Return a document, None if absent."""
         return self._documents.read(path)
+
+    def read_many(self, paths: Sequence[str]) -> list[Document | None]:
+        """Return documents, None for each that is absent; see the contract."""
+        return self._documents.read_many(paths)
 
     def create(self, path: str, value: Any) -> int:
         """Create a document and return its version (1); see the contract."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from registry import contract
@@ -15,6 +16,7 @@ from registry.contract import (
     Lock,
     QueueEntry,
     QueueFull,
+    RecordInvalid,
     VersionConflict,
     path_parts,
 )
@@ -25,6 +27,8 @@ from registry.records import decode, encode, quote, unquote
 
 _BELOW, _PAST_BELOW = "/", "0"
 """All paths below `p` sort from `p/` to before `p0`, since `0` follows `/`."""
+_AT_ONCE = 500
+"""Documents asked for in one question; sqlite3 has a limit on its length."""
 _NEXT = "\x01"
 """Sorts before everything that quoted text is made of."""
 
@@ -47,6 +51,24 @@ class EmbeddedDocuments:
             "SELECT version, value FROM documents WHERE path = ?", (_quoted(path),)
         )
         return None if row is None else Document(path, decode(row[1], f"document {path!r}"), row[0])
+
+    def read_many(self, paths: Sequence[str]) -> list[Document | None]:
+        """Return documents; see the contract."""
+        found: dict[str, Document] = {}
+        by_quoted = {_quoted(path): path for path in paths}
+        quoted = list(by_quoted)
+        for start in range(0, len(quoted), _AT_ONCE):
+            some = quoted[start : start + _AT_ONCE]
+            marks = ",".join("?" * len(some))
+            for place, version, stored in self._store.rows(
+                f"SELECT path, version, value FROM documents WHERE path IN ({marks})",  # noqa: S608 - marks only
+                tuple(some),
+            ):
+                path = by_quoted[place]
+                with contextlib.suppress(RecordInvalid):
+                    value = decode(stored, f"document {path!r}")
+                    found[path] = Document(path, value, version)
+        return [found.get(path) for path in paths]
 
     def write(self, path: str, value: Any, version: int | None, under: Lock | None) -> int:
         """Write a document and return its new version; see the contract."""
