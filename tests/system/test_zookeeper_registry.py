@@ -371,6 +371,68 @@ def test_a_broken_lock_is_waited_for_when_its_holder_is_silent(new_member, zooke
         holder.close()
 
 
+# --- slots that are kept ---------------------------------------------------------
+
+
+def test_a_kept_slot_outlives_its_session_and_waits_for_its_owner(
+    member, other, threads, zookeeper_hosts
+):
+    lock = member.acquire("web", OWNER, wait=5, keep=True)
+    end_session(member, zookeeper_hosts)
+    assert eventually(lock.state, within=5, becomes=LockState.LOST) is LockState.LOST
+    (kept,) = other.lock_status("web").holders
+    assert (kept.owner, kept.token, kept.kept) == ("bender0", lock.token, True)
+    waiter = threads.submit(other.acquire, "web", OTHER, wait=30)
+    waiting(member, "web", 1)
+    again = member.acquire("web", OWNER, wait=5, keep=True)
+    assert again.token > lock.token
+    assert again.slot == lock.slot
+    (holder,) = other.lock_status("web").holders
+    assert (holder.token, holder.kept) == (again.token, False)
+    again.abandon()
+    assert again.state() is LockState.RELEASED
+    assert [one.kept for one in other.lock_status("web").holders] == [True]
+    assert not waiter.done()
+    assert [one.owner for one in member.break_lock("web")] == ["bender0"]
+    assert waiter.result(5).held
+
+
+def test_closing_keeps_a_slot_and_releasing_frees_it(new_member, zookeeper_url, other):
+    first = new_member(zookeeper_url)
+    first.acquire("web", OWNER, wait=5, keep=True)
+    first.close()
+    with pytest.raises(LockTimeout) as caught:
+        other.acquire("web", OTHER, wait=0)
+    assert [holder.owner for holder in caught.value.holders] == ["bender0"]
+    lock = new_member(zookeeper_url).acquire("web", OWNER, wait=0, keep=True)
+    lock.release()
+    assert other.acquire("web", OTHER, wait=0).held
+
+
+def test_breaking_the_lock_of_a_living_holder_keeps_nothing(new_member, zookeeper_url):
+    holder = new_member(zookeeper_url, lock_delay=60.0)
+    breaker = new_member(zookeeper_url, lock_delay=60.0)
+    lock = holder.acquire("web", OWNER, wait=5, keep=True)
+    assert len(breaker.break_lock("web", token=lock.token)) == 1
+    assert breaker.acquire("web", OTHER, wait=10).held
+    assert lock.state() is LockState.LOST
+
+
+def test_those_of_one_group_enter_beside_each_other_and_count_as_one(member, other, threads):
+    rack = [LockOwner(f"bender{number}", "here", group="rack1") for number in range(3)]
+    locks = [member.acquire("web", owner, wait=0) for owner in rack[:2]]
+    assert sorted(lock.slot for lock in locks) == [0, 1]
+    stranger = threads.submit(other.acquire, "web", OTHER, wait=30)
+    waiting(member, "web", 1)
+    # Behind a stranger in line nobody passes, of whatever group.
+    with pytest.raises(LockTimeout):
+        member.acquire("web", rack[2], wait=0)
+    for lock in locks:
+        assert not stranger.done()
+        lock.release()
+    assert stranger.result(5).held
+
+
 # --- slots ---------------------------------------------------------------------
 
 
