@@ -161,6 +161,23 @@ def test_a_writer_that_holds_the_file_too_long_is_an_error(path, journal, monkey
         other.close()
 
 
+def test_a_full_disk_is_an_error_that_hurts_nothing_that_stands(journal):
+    journal.save_run(report("a"))
+    with journal.reading() as connection:
+        (pages,) = connection.execute("PRAGMA page_count").fetchone()
+        connection.execute(f"PRAGMA max_page_count = {pages + 1}")
+
+    with pytest.raises(JournalError, match="database or disk is full"):
+        journal.save_run(report("b", padding="x" * 100_000))
+
+    assert journal.run("a") == report("a")
+    assert journal.run("b") is None
+    with journal.reading() as connection:
+        connection.execute("PRAGMA max_page_count = 100000")
+    journal.save_run(report("b"))
+    assert journal.run("b") is not None
+
+
 def test_a_last_report_is_written_with_the_room_set_aside(journal, path, monkeypatch):
     reserve = path.with_name(path.name + ".reserve")
     assert reserve.stat().st_size >= 1024 * 1024

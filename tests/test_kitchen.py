@@ -9,6 +9,7 @@ import time
 import psutil
 import pytest
 
+from flock.converge.kitchen import Kitchen
 from flock.converge.run_lock import RunLock
 from flock.errors import (
     BusyError,
@@ -268,6 +269,23 @@ def test_a_journal_that_cannot_be_written_stops_a_run_before_it_does_anything(si
     assert not kitchen.active()
 
 
+def test_cancelling_ends_a_run_between_two_recipes(site):
+    site.recipe("""
+        import os, time
+        from flock.recipe import reached
+        reached()
+        include_recipe('cb::never')
+    """)
+    site.recipe("file('{here}/never', content='x')", "cb::never")
+    kitchens: list[Kitchen] = []
+    kitchens.append(site.kitchen(words={"reached": lambda: kitchens[0].cancel(reason="enough")}))
+
+    report = kitchens[0].converge("x")
+
+    assert (report["state"], report["error"]) == ("cancelled", "enough")
+    assert not (site.folder / "never").exists()
+
+
 # --- between processes (the lock is per open file: a second one here stands for another process)
 
 
@@ -287,8 +305,9 @@ def test_a_run_waits_visibly_for_another_process_and_a_converge_is_refused(site)
     other.release()
 
     assert run.wait(5)["state"] == "ok"
-    assert [each["event"] for each in site.events][:2] == ["run waiting", "run started"]
-    assert "run abc" in site.events[0]["holder"]
+    told = {each["event"]: each for each in site.events}
+    assert {"run queued", "run waiting", "run started"} <= set(told)
+    assert "run abc" in told["run waiting"]["holder"]
 
 
 def test_a_converge_may_wait_for_another_process(site):
@@ -663,7 +682,7 @@ def test_a_node_object_that_cannot_be_saved_fails_the_run_and_hides_no_failure(s
     kitchen = site.kitchen(store=store)
 
     assert "exit code 1" in kitchen.converge("x")["error"]
-    assert "the node object is not saved" in caplog.text
+    assert "what lasts is not saved" in caplog.text
     (site.folder / "good").touch()
     report = kitchen.converge("x")
 

@@ -16,6 +16,7 @@ from types import CodeType
 from typing import Any
 
 from flock.converge.attributes import Attributes, ReadOnly, look_up
+from flock.converge.cancellation import Cancellation
 from flock.converge.collection import Collection
 from flock.converge.cookbooks import Cookbooks
 from flock.converge.kinds import Kinds
@@ -23,7 +24,7 @@ from flock.converge.notification import Notification, Timing, parse_resource_nam
 from flock.converge.properties import nearest
 from flock.converge.resource import Resource, declare
 from flock.converge.run_list import Expansion, Role, expand, full_recipe_name
-from flock.errors import FlockError, RecipeError
+from flock.errors import FlockError, RecipeError, RunCancelled
 
 _current: ContextVar[Compilation] = ContextVar("flock_compilation")
 
@@ -54,7 +55,19 @@ class Compilation:
         cookbooks: Cookbooks,
         attributes: Attributes,
         words: Mapping[str, Any] | None = None,
+        cancellation: Cancellation | None = None,
     ) -> None:
+        """Make a compilation; nothing is read yet.
+
+        Args:
+            node: the node's name.
+            environment: its environment.
+            run_list: what is compiled.
+            cookbooks: where recipes are found.
+            attributes: what recipes read and write.
+            words: what recipes may import beside the words of `flock.recipe`.
+            cancellation: asked before each recipe.
+        """
         self.node = node
         self.environment = environment
         self.run_list = list(run_list)
@@ -62,6 +75,7 @@ class Compilation:
         self.attributes = attributes
         self.kinds = Kinds()
         self.words = dict(words or {})
+        self._cancellation = cancellation
         self.resources = Collection()
         self.recipes: list[str] = []
         self.roles: list[str] = []
@@ -106,6 +120,8 @@ class Compilation:
         recipe = full_recipe_name(name, where, inside=inside)
         if recipe in self.recipes:
             return False
+        if self._cancellation is not None:
+            self._cancellation.check_boundary()
         path = self.cookbooks.recipe_path(recipe, where)
         self._load_cookbook(recipe.partition("::")[0], where)
         self.recipes.append(recipe)
@@ -243,6 +259,8 @@ def _translated(label: str, path: Path | None = None) -> Iterator[None]:
     """
     try:
         yield
+    except RunCancelled:
+        raise
     except RecipeError as error:
         if error.where:
             raise

@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from flock.converge.attributes import Attributes
+from flock.converge.cancellation import Cancellation
 from flock.converge.commands import Commands
 from flock.converge.compile import Compilation
 from flock.converge.cookbooks import Cookbooks
 from flock.converge.events import Events
 from flock.converge.ledger import Ledger, Trail
 from flock.converge.node_object import NodeObject
+from flock.converge.outbound import Outbound
 from flock.converge.provider import Machine
 from flock.converge.report import RunState
 from flock.converge.resource import Resource
@@ -62,6 +64,7 @@ class Cook:
         events: Events,
         handlers: Handlers,
         words: Mapping[str, Any],
+        outbound: Outbound | None,
         delayed_after_failure: bool,
     ) -> None:
         """Make a cook; the arguments are the kitchen's."""
@@ -77,6 +80,7 @@ class Cook:
         self._events = events
         self._handlers = handlers
         self._words = dict(words)
+        self._outbound = outbound
         self._delayed_after_failure = delayed_after_failure
         self._commands = Commands()
 
@@ -101,6 +105,15 @@ class Cook:
         """Return a resource that stands and has this action."""
         found = None if self.standing is None else self.standing.resources.find(name)
         return found if found is not None and found.can(action) else None
+
+    def would_change(self, name: str, action: str) -> bool | None:
+        """Say whether an action would change anything; None if that cannot be told."""
+        standing, found = self.standing, self.standing_resource(name, action)
+        if standing is None or found is None:
+            return None
+        with standing.active():
+            run = Run(self._node.name, "a look", [], why_run=True)
+            return self._new_runner(run, standing).would_change(found, action)
 
     def public_attributes(self) -> dict[str, Any]:
         """Return the newest merged attributes without what is sensitive."""
@@ -153,6 +166,10 @@ class Cook:
         _call(self._handlers.report if run.state == "ok" else self._handlers.exception, final)
         run.settle(final)
 
+    def queued(self, run: Run) -> None:
+        """Tell that a run was accepted and waits for its turn."""
+        self._tell(run, "run queued", run.as_data())
+
     def wait_for_lock(self, run: Run, holder: str) -> None:
         """Tell that a run waits for another process."""
         self._tell(run, "run waiting", {"holder": holder})
@@ -172,7 +189,10 @@ class Cook:
             with standing.active():
                 self._new_runner(run, standing).act_alone(found, action, trail)
 
-        run.report.end(*self._outcome(run, deed))
+        outcome = self._outcome(run, deed)
+        if self._outbound is not None:
+            self._outbound.run_over(run.run_id, complete=False)
+        run.report.end(*outcome)
 
     # --- inside
 
@@ -191,7 +211,7 @@ class Cook:
 
     def _converge(self, run: Run) -> None:
         """Compile and converge."""
-        compilation = self._compilation(run.report.run_list)
+        compilation = self._compilation(run.report.run_list, run.cancellation)
         self.newest = compilation
         run.report.recipes = compilation.recipes
         try:
@@ -205,11 +225,11 @@ class Cook:
                     runner.take_up_left_over()
                 runner.converge()
         except FlockError:
-            self._save_node_object(run, compilation, after_failure=True)
+            self._end(run, compilation, after_failure=True)
             raise
         finally:
             self.runner = None
-        self._save_node_object(run, compilation)
+        self._end(run, compilation, after_failure=False)
 
     def _new_runner(self, run: Run, compilation: Compilation) -> Runner:
         """Make what converges the resources of a compilation."""
@@ -228,28 +248,31 @@ class Cook:
             run.report,
             lambda event, said: self._tell(run, event, said),
             ledger=None if run.why_run else Ledger(self._journal, run.run_id),
+            outbound=None if run.why_run else self._outbound,
             delayed_after_failure=self._delayed_after_failure,
         )
 
-    def _save_node_object(
-        self, run: Run, compilation: Compilation, *, after_failure: bool = False
-    ) -> None:
-        """Keep what lasts; that this failed too must not hide an earlier failure."""
+    def _end(self, run: Run, compilation: Compilation, *, after_failure: bool) -> None:
+        """Keep what lasts, let notices go; that this fails too must not hide an earlier failure."""
         if run.why_run:
             return
         try:
+            if self._outbound is not None:
+                self._outbound.run_over(run.run_id, run.is_own and not after_failure)
             self._node.save(compilation.attributes, self.node_object())
         except FlockError as error:
             if not after_failure:
                 raise
-            log.error("%s: the node object is not saved: %s", self._node.name, error)
+            log.error("%s: run %s: what lasts is not saved: %s", self._node.name, run.run_id, error)
 
     def _newest_attributes(self) -> Attributes:
         """Return the attributes of the last compilation; before the first, what lasts."""
         newest = self.newest
         return self._node.attributes() if newest is None else newest.attributes
 
-    def _compilation(self, run_list: Sequence[str]) -> Compilation:
+    def _compilation(
+        self, run_list: Sequence[str], cancellation: Cancellation | None = None
+    ) -> Compilation:
         """Make a compilation with fresh attributes."""
         return Compilation(
             self._node.name,
@@ -258,6 +281,7 @@ class Cook:
             self._cookbooks,
             self._node.attributes(),
             self._words,
+            cancellation,
         )
 
     def _tell(self, run: Run, event: str, said: Mapping[str, Any]) -> None:

@@ -2,9 +2,11 @@
 
 An event is plain data: `event`, `node`, `run_id` and `time`, and
 
-- `run queued` (never for a run that starts at once), `run waiting` with the
-  `holder` of the run lock, `run started` with `run_list`, `run ended` with the
-  `report`;
+- `run queued` (on the thread of its caller; never for a run that starts at
+  once), `run waiting` with the `holder` of the run lock, `run started` with
+  `run_list`, `run ended` with the `report`;
+- `notification taken up` with `resource`, `action`, `notified_by`, `from_run`
+  and `maybe_unchanged`: left by a run that did not come to its end;
 - `resource started`, `resource changed`, `resource unchanged`, `resource
   skipped`, `resource failed`, `resource retried` with `number` and `of`, the
   fields of its row in the report, `diffs`, and `notified_by` if it was;
@@ -64,6 +66,15 @@ def _write_to_log(told: Mapping[str, Any]) -> None:
         log.error("%s: %s %s failed: %s", node, told["resource"], told["action"], told["error"])
     elif event == "resource waiting":
         log.info("%s: %s: %s: %s", node, told["resource"], told["wait"], told["last"])
+    elif event == "notification taken up":
+        log.info(
+            "%s: %s %s: was notified by %s in run %s",
+            node,
+            told["resource"],
+            told["action"],
+            told["notified_by"],
+            told["from_run"],
+        )
     elif event == "run waiting":
         log.info("%s: run %s waits for %s", node, told["run_id"], told["holder"])
     elif event == "run started":

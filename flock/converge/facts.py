@@ -6,8 +6,12 @@ import functools
 import os
 import platform
 import socket
+import threading
 from pathlib import Path
 from typing import Any
+
+NAME_SERVER_SECONDS = 1.0
+"""How long the name server is waited for when the host's name has no domain."""
 
 _FAMILIES = {"debian": "debian", "ubuntu": "debian", "rhel": "rhel", "fedora": "fedora"}
 
@@ -44,8 +48,17 @@ def collect() -> dict[str, Any]:
 
 @functools.cache
 def _fully_qualified_name() -> str:
-    """Return the full host name; asked once: it may ask a name server."""
-    return socket.getfqdn()
+    """Return the full host name, asked once; a name server that is silent must not hold us up."""
+    short = socket.gethostname()
+    if "." in short:
+        return short
+    found: list[str] = []
+    asking = threading.Thread(
+        target=lambda: found.append(socket.getfqdn()), name="flock-fqdn", daemon=True
+    )
+    asking.start()
+    asking.join(NAME_SERVER_SECONDS)
+    return found[0] if found else short
 
 
 def _distribution() -> dict[str, Any]:

@@ -24,6 +24,7 @@ from flock.converge.events import Events
 from flock.converge.ledger import Trail
 from flock.converge.node_object import NodeObject
 from flock.converge.node_store import JournalStore, NodeStore
+from flock.converge.outbound import Outbound
 from flock.converge.run import Run
 from flock.converge.run_lock import RunLock
 from flock.converge.run_queue import RunQueue
@@ -47,6 +48,7 @@ class Kitchen:
         *,
         journal: Journal,
         store: NodeStore | None = None,
+        outbound: Outbound | None = None,
         facts: Callable[[], Mapping[str, Any]] = machine_facts.collect,
         sensitive_attributes: Sequence[str] = (),
         words: Mapping[str, Any] | None = None,
@@ -66,6 +68,7 @@ class Kitchen:
             journal: keeps the reports.
             store: keeps normal attributes and the node object; the journal by
                 default.
+            outbound: takes notices for other machines.
             facts: returns the automatic attributes; asked once a run.
             sensitive_attributes: dotted paths of attributes that never leave
                 this machine.
@@ -97,6 +100,7 @@ class Kitchen:
             self._events,
             Handlers(tuple(start_handlers), tuple(report_handlers), tuple(exception_handlers)),
             words or {},
+            outbound,
             delayed_after_failure,
         )
         self._queue = RunQueue(name, RunLock(state_dir / "run.lock"), self._cook)
@@ -215,6 +219,15 @@ class Kitchen:
         that something can be asked of them between runs.
         """
         return self._cook.standing_resource(resource, action) is not None
+
+    def would_change(self, resource: str, action: str) -> bool | None:
+        """Say whether an action of a standing resource would change anything; it is not made.
+
+        Returns:
+            None if that cannot be told without doing it: a command, a resource
+            that stands no more, or one that fails when it is looked at.
+        """
+        return self._cook.would_change(resource, action)
 
     def act(
         self,

@@ -40,6 +40,9 @@ class RunMaker(Protocol):
     def announce(self, run: Run) -> None:
         """Tell everybody that a run is over, when it is active no more; never raises."""
 
+    def queued(self, run: Run) -> None:
+        """Tell that a run was accepted and waits for its turn; never raises."""
+
     def wait_for_lock(self, run: Run, holder: str) -> None:
         """Tell that a run waits for another process; never raises."""
 
@@ -88,10 +91,13 @@ class RunQueue:
                     f"{self.name} is busy: run {self._queued.run_id} is queued already and is"
                     " another kind of run"
                 )
-            if self._running is not None or not self._take_run_lock(run):
+            starts = self._running is None and self._take_run_lock(run)
+            if not starts:
                 self._queued = run
             self._start_worker()
-            return run
+        if not starts:
+            self._maker.queued(run)
+        return run
 
     def add_alone(self, run: Run, *, wait: bool) -> None:
         """Accept a run only if nothing else goes on.

@@ -19,8 +19,9 @@ from typing import Any
 from flock.converge.asking import Asking, Skipped
 from flock.converge.collection import Collection
 from flock.converge.kinds import Kinds
-from flock.converge.ledger import Entry, Ledger, Trail
+from flock.converge.ledger import Ledger, Trail
 from flock.converge.notification import Notification, Timing
+from flock.converge.outbound import Outbound
 from flock.converge.provider import Machine, Outcome
 from flock.converge.report import Report, Row
 from flock.converge.resource import Resource, with_lazy_values
@@ -53,6 +54,8 @@ class _Deed:
         trail: what notified it, the first cause first; empty in the walk.
         armed: ids in the ledger of the notifications that a change sets off,
             in the order of `notifications`.
+        outbound: what `Outbound.arm` returned.
+        is_armed: whether all was noted that is to be before the first change.
     """
 
     resource: Resource
@@ -61,6 +64,8 @@ class _Deed:
     row: Row
     diffs: list[str] = field(default_factory=list)
     armed: list[int] = field(default_factory=list)
+    outbound: object | None = None
+    is_armed: bool = False
 
     @property
     def notifications(self) -> list[Notification]:
@@ -91,6 +96,7 @@ class Runner:
         emit: Emit,
         *,
         ledger: Ledger | None = None,
+        outbound: Outbound | None = None,
         delayed_after_failure: bool = True,
     ) -> None:
         """Make a runner; it begins with `converge` or `act`.
@@ -103,6 +109,7 @@ class Runner:
             emit: told of each step.
             ledger: keeps notifications over the death of the process; None
                 where nothing is changed.
+            outbound: takes notices for other machines.
             delayed_after_failure: make delayed notifications after a failure too.
         """
         self.resources = resources
@@ -112,6 +119,7 @@ class Runner:
         self._machine = machine
         self._emit = emit
         self._ledger = ledger
+        self._outbound = outbound
         self._delayed_after_failure = delayed_after_failure
         self._asking = Asking(machine, emit)
         self._delayed: dict[tuple[str, str], _Delayed] = {}
@@ -150,11 +158,15 @@ class Runner:
             return
         for entry in self._ledger.left_over():
             target = self.resources.find(entry.target)
-            if target is None or not target.can(entry.action) or not self._is_due(entry):
-                self._ledger.strike_off([entry.id])
-                if target is None:
-                    log.warning("%s is declared no more: not notified", entry.target)
-            else:
+            notifier = self.resources.find(entry.notifier)
+            to_change: bool | None = False
+            if not entry.is_due:
+                to_change = None
+                if notifier is not None:
+                    to_change = self.would_change(notifier, entry.notifier_action)
+            if target is None or not target.can(entry.action):
+                log.warning("%s is declared no more: not notified", entry.target)
+            elif not to_change:
                 self._delay(target, entry.action, entry.trail, entry.id)
                 self._emit(
                     "notification taken up",
@@ -163,9 +175,11 @@ class Runner:
                         "action": entry.action,
                         "notified_by": entry.notifier,
                         "from_run": entry.run_id,
-                        "maybe_unchanged": not entry.is_due and not self._can_tell(entry),
+                        "maybe_unchanged": to_change is None,
                     },
                 )
+                continue
+            self._ledger.strike_off([entry.id])
 
     # --- the walk
 
@@ -221,7 +235,7 @@ class Runner:
             row.state, row.error, failure = "failed", _error_text(error, resource), error
         row.seconds = time.monotonic() - begun
         self.report.rows.append(row)
-        self._note_in_ledger(deed)
+        self._disarm(deed)
         self._tell(f"resource {row.state}", deed, diffs=deed.diffs)
         if isinstance(failure, RunCancelled):
             raise failure
@@ -275,17 +289,29 @@ class Runner:
 
     # --- the ledger
 
-    def _note_in_ledger(self, deed: _Deed) -> None:
+    def _arm(self, deed: _Deed, wanted: Resource) -> None:
+        """Note whom the change concerns, before the first one of a deed is made."""
+        if deed.is_armed:
+            return
+        trail = deed.own_trail
+        if self._ledger is not None and deed.notifications:
+            deed.armed = self._ledger.arm(wanted, deed.action, deed.notifications, trail)
+        if self._outbound is not None:
+            deed.outbound = self._outbound.arm(self.report.run_id, wanted, deed.action, trail)
+        deed.is_armed = True
+
+    def _disarm(self, deed: _Deed) -> None:
         """Say what became of the change whose notifications are armed.
 
         One that failed half-way stays armed: the next run looks what is left.
         """
-        if not deed.armed or self._ledger is None:
+        changed = deed.row.state == "changed"
+        if deed.row.changes and not changed:
             return
-        if deed.row.state == "changed":
-            self._ledger.make_due(deed.armed)
-        elif not deed.row.changes:
-            self._ledger.strike_off(deed.armed)
+        if deed.armed and self._ledger is not None:
+            (self._ledger.make_due if changed else self._ledger.strike_off)(deed.armed)
+        if deed.outbound is not None and self._outbound is not None:
+            self.report.notices += self._outbound.settle(deed.outbound, changed)
 
     def _strike_off(self, ids: Sequence[int | None]) -> None:
         """Note that notifications are done with."""
@@ -293,21 +319,15 @@ class Runner:
         if known and self._ledger is not None:
             self._ledger.strike_off(known)
 
-    def _is_due(self, entry: Entry) -> bool:
-        """Say whether the change of an entry that was left was made, as far as can be told."""
-        notifier = self.resources.find(entry.notifier)
-        if entry.is_due or notifier is None or not self._can_tell(entry):
-            return True
+    def would_change(self, resource: Resource, action: str) -> bool | None:
+        """Say whether an action would change anything, without doing it; None if it cannot tell."""
+        if not resource.can_tell or not resource.can(action):
+            return None
         try:
-            return not self._would_change(with_lazy_values(notifier), entry.notifier_action)
-        except Exception as error:  # noqa: BLE001 - own code of recipes: not knowing is enough
-            log.warning("%s: %s: it counts as changed", notifier, _error_text(error, notifier))
-            return True
-
-    def _can_tell(self, entry: Entry) -> bool:
-        """Say whether the notifier can be asked if it would change."""
-        notifier = self.resources.find(entry.notifier)
-        return notifier is not None and notifier.can_tell and notifier.can(entry.notifier_action)
+            return self._would_change(with_lazy_values(resource), action)
+        except Exception as error:  # noqa: BLE001 - own code of recipes: not knowing is an answer
+            log.warning("%s cannot be looked at: %s", resource, _error_text(error, resource))
+            return None
 
     # --- one action
 
@@ -358,10 +378,7 @@ class Runner:
             diff = change.diff
             if not self._machine.why_run:
                 self._machine.cancellation.check()
-                if self._ledger is not None and deed.notifications and not deed.armed:
-                    deed.armed = self._ledger.arm(
-                        wanted, deed.action, deed.notifications, deed.own_trail
-                    )
+                self._arm(deed, wanted)
                 outcome = change.apply()
                 if isinstance(outcome, Outcome):
                     texts, diff = outcome.texts, outcome.diff

@@ -24,7 +24,7 @@ class Word:
     def __init__(self, kind: str) -> None:
         self._kind = kind
 
-    def __call__(self, name: object, /, **properties: Any) -> Resource:
+    def __call__(self, name: object = None, /, **properties: Any) -> Resource:
         """Declare a resource here; returns it, to bind it to others."""
         where = place_of(_getframe(1))
         return _speaking(self._kind, where).declare(self._kind, name, properties, where)
