@@ -290,17 +290,24 @@ class LockOwner:
         host: host name.
         run_id: the run that needs it; empty outside a run.
         reason: free text for people.
+        group: those of one group, as the machines of a rack, take one slot
+            together; empty for everybody by himself.
     """
 
     owner: str
     host: str
     run_id: str = ""
     reason: str = ""
+    group: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """Who holds a slot of a lock; `since` is wall clock, ISO 8601 in UTC, for people."""
+    """Who holds a slot of a lock; `since` is wall clock, ISO 8601 in UTC, for people.
+
+    `kept` is True for a slot that is kept for its owner, who holds it no more
+    (`Registry.acquire`).
+    """
 
     owner: str
     host: str
@@ -309,6 +316,7 @@ class Holder:
     since: str
     slot: int
     token: int
+    kept: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -381,6 +389,13 @@ class Lock(ABC):
 
         Returns within `OPERATION_TIMEOUT` also in an outage: the entry is then
         removed later, or dies with the session. Twice is harmless.
+        """
+
+    @abstractmethod
+    def abandon(self) -> None:
+        """Give the lock up and keep its slot from others, if it was taken with `keep`.
+
+        As if our process had died now. Without `keep` it is a release.
         """
 
     @abstractmethod
@@ -528,6 +543,15 @@ class Registry(ABC):
         """Return a document, None if absent."""
 
     @abstractmethod
+    def read_many(self, paths: Sequence[str]) -> list[Document | None]:
+        """Return documents in the order asked for, None for each that is absent.
+
+        Costs about one way to the registry and back, however many they are;
+        they need not be of one moment. One that is unreadable is as absent:
+        it must not hide the others.
+        """
+
+    @abstractmethod
     def create(self, path: str, value: Any) -> int:
         """Create a document and return its version (1).
 
@@ -541,15 +565,6 @@ class Registry(ABC):
         self, path: str, value: Any, *, version: int | None = None, under: Lock | None = None
     ) -> int:
         """Write a document and return its new version.
-
-    @abstractmethod
-    def read_many(self, paths: Sequence[str]) -> list[Document | None]:
-        """Return documents in the order asked for, None for each that is absent.
-
-        Costs about one way to the registry and back, however many they are;
-        they need not be of one moment. One that is unreadable is as absent:
-        it must not hide the others.
-        """
 
         Args:
             path: the document.
@@ -650,13 +665,21 @@ class Registry(ABC):
         *,
         wait: float | None = None,
         slots: int = 1,
+        keep: bool = False,
         cancelled: threading.Event | None = None,
     ) -> Lock:
         """Wait in line for a slot of a lock and take it.
 
         Waiters are served in the order they came. The number of slots in force
         is the smallest that any holder or the contender counts. Not
-        re-entrant: who asks twice waits for himself.
+        re-entrant: who asks twice waits for himself. Who comes first in line
+        and is of the group of a holder enters beside him, whatever the number
+        of slots.
+
+        A lock taken with `keep` is freed by `release` alone: where it ends
+        otherwise (`abandon`, a death, a lost session, closing) its slot is
+        kept. Nobody but the same owner gets it then, past everybody in line
+        and with a new token, until `break_lock` frees it.
 
         Args:
             lockid: any text.
@@ -664,6 +687,7 @@ class Registry(ABC):
             wait: seconds, 0 for "now or not", None for no limit. One absolute
                 deadline, whatever happens in the line.
             slots: how many may hold it at a time.
+            keep: keep the slot for `owner` unless the lock is released.
             cancelled: when set, the wait ends within 1 s.
 
         Raises:
@@ -687,7 +711,9 @@ class Registry(ABC):
         """Take the lock (or only the slot with `token`) from its holders; return who had it.
 
         The holder's `Lock` says LOST. The next in line waits as after an
-        unclean end, unless the old holder has acknowledged.
+        unclean end, unless the old holder has acknowledged. A slot that is
+        kept for somebody is free at once: who breaks it vouches that nothing
+        goes on there.
         """
 
     @abstractmethod

@@ -327,10 +327,11 @@ class EmbeddedRegistry(Registry):
         *,
         wait: float | None = None,
         slots: int = 1,
+        keep: bool = False,
         cancelled: Event | None = None,
     ) -> Lock:
         """Wait in line for a slot of a lock and take it; see the contract."""
-        return self._locks.acquire(lockid, owner, wait, slots, cancelled)
+        return self._locks.acquire(lockid, owner, wait, slots, keep, cancelled)
 
     def lock_status(self, lockid: str) -> LockStatus:
         """Return who holds and who waits; the living only."""

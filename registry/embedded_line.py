@@ -4,7 +4,10 @@ Every lock has one line of tickets, in the order of their ids. A ticket with a
 slot holds the lock, one without waits. Whoever changes a line *settles* it in
 the same transaction: the first waiter gets a free slot, and the next, until
 there is none. So a hand-over is one transaction of the one who leaves, and
-wakes the one who enters and nobody else.
+wakes the one who enters and nobody else. Holders of one group count as one.
+
+A ticket of an empty session is a slot that is kept: its holder ended without
+a release, and nobody but the same owner may have it.
 
 A line is settled over the living only: where it would be blocked, the life
 files of those in front are looked at, and what died with a process is removed
@@ -16,6 +19,7 @@ All functions work inside a transaction of the caller.
 from __future__ import annotations
 
 import datetime
+import itertools
 
 from registry.contract import Holder, LockOwner, LockStatus, Waiter
 from registry.embedded_folder import Folder
@@ -27,6 +31,9 @@ TICKETS = "SELECT id, session, slots, slot, since, owner FROM tickets WHERE lock
 """Statement that reads a line; its value is the quoted name of the lock."""
 
 Ticket = tuple[int, str, int, int | None, str, bytes]
+
+KEPT = ""
+"""The session of a slot that is kept."""
 
 
 def utc_now() -> str:
@@ -58,32 +65,82 @@ def settle(transaction: Transaction, folder: Folder, lockid: str) -> None:
 def _grant(transaction: Transaction, folder: Folder, lockid: str) -> str | None:
     """Grant what can be granted; return a session that is in the way and dead, if there is one."""
     tickets: list[Ticket] = transaction.rows(TICKETS, (lockid,))
+    if _give_kept_slots(transaction, lockid, tickets):
+        tickets = transaction.rows(TICKETS, (lockid,))
     holders = [ticket for ticket in tickets if ticket[3] is not None]
     for ticket in tickets:
         number, session, slots, slot = ticket[:4]
         if slot is not None:
             continue
+        units = {_unit(holder) for holder in holders}
         in_force = min([slots, *(holder[2] for holder in holders)])
-        if len(holders) >= in_force:
+        if len(units) >= in_force and _unit(ticket) not in units:
             # Blocked. If one of those in front is dead, the line moves on.
-            return next((h[1] for h in holders if not is_alive(folder, h[1])), None)
+            sessions = (holder[1] for holder in holders if holder[1] != KEPT)
+            return next((each for each in sessions if not is_alive(folder, each)), None)
         if not is_alive(folder, session):
             return session
-        now = utc_now()
         taken = {holder[3] for holder in holders}
-        free = next(slot for slot in range(in_force) if slot not in taken)
-        transaction.execute(
-            "UPDATE tickets SET slot = ?, since = ? WHERE id = ?", (free, now, number)
-        )
-        transaction.changed(ticket_topic(number), lock_topic(lockid))
+        free = next(slot for slot in itertools.count() if slot not in taken)
+        now = _give_slot(transaction, lockid, number, free)
         holders.append((number, session, slots, free, now, ticket[5]))
     return None
+
+
+def _unit(ticket: Ticket) -> str | int:
+    """Return what counts as one holder: a group, or a ticket by itself."""
+    return owner_of(ticket).group or ticket[0]
+
+
+def _give_slot(transaction: Transaction, lockid: str, number: int, slot: int) -> str:
+    """Let a ticket hold a slot from now on; returns since when."""
+    now = utc_now()
+    transaction.execute("UPDATE tickets SET slot = ?, since = ? WHERE id = ?", (slot, now, number))
+    transaction.changed(ticket_topic(number), lock_topic(lockid))
+    return now
+
+
+def owner_of(ticket: Ticket) -> LockOwner:
+    """Return for whom a ticket stands."""
+    return from_plain(LockOwner, decode(ticket[5]))
+
+
+def _give_kept_slots(transaction: Transaction, lockid: str, tickets: list[Ticket]) -> bool:
+    """Give slots that are kept to tickets of the same owners; say whether there were any."""
+    kept = {owner_of(ticket).owner: ticket for ticket in tickets if ticket[1] == KEPT}
+    given = False
+    for ticket in tickets if kept else ():
+        old = kept.pop(owner_of(ticket).owner, None) if ticket[3] is None else None
+        if old is not None and old[3] is not None:
+            transaction.execute("DELETE FROM tickets WHERE id = ?", (old[0],))
+            _give_slot(transaction, lockid, ticket[0], old[3])
+            given = True
+    return given
+
+
+def abandon(transaction: Transaction, folder: Folder, ticket: int, session: str) -> None:
+    """Keep the slot of a ticket that was taken with `keep`; any other leaves its line."""
+    if not _keep(transaction, "id = ? AND session = ?", (ticket, session)):
+        leave(transaction, folder, ticket, session)
+
+
+def _keep(transaction: Transaction, which: str, values: tuple[object, ...]) -> list[str]:
+    """Keep the slots of tickets that ask for it; return the quoted names of their locks."""
+    kept = transaction.rows(
+        f"UPDATE tickets SET session = '{KEPT}' WHERE {which}"  # noqa: S608 - our own text
+        " AND keep AND slot IS NOT NULL RETURNING id, lockid",
+        values,
+    )
+    for ticket, lock in kept:
+        transaction.changed(ticket_topic(ticket), lock_topic(lock))
+    return [lock for _, lock in kept]
 
 
 def leave(transaction: Transaction, folder: Folder, ticket: int, session: str) -> bool:
     """Take a ticket out of its line, holding or waiting; say whether it was there."""
     row = transaction.row(
-        "DELETE FROM tickets WHERE id = ? AND session = ? RETURNING lockid", (ticket, session)
+        "DELETE FROM tickets WHERE id = ? AND session IN (?, ?) RETURNING lockid",
+        (ticket, session, KEPT),  # kept, if the session was lost before the release
     )
     transaction.execute(
         "DELETE FROM watches WHERE topic = ? AND session = ?", (ticket_topic(ticket), session)
@@ -116,7 +173,7 @@ def _remove(transaction: Transaction, folder: Folder, session: str) -> set[str]:
             transaction.changed("nodes")
     for (key,) in transaction.rows("DELETE FROM keys WHERE session = ? RETURNING public_key", mine):
         transaction.changed(f"key/{key}")
-    locks = set()
+    locks = set(_keep(transaction, "session = ?", mine))
     for ticket, lock in transaction.rows(
         "DELETE FROM tickets WHERE session = ? RETURNING id, lockid", mine
     ):
@@ -145,13 +202,14 @@ def sweep(transaction: Transaction, folder: Folder) -> None:
 def status_of(lockid: str, tickets: list[Ticket]) -> LockStatus:
     """Say how a lock (by its quoted name) stands, given its line."""
     holders, waiting = [], []
-    for number, _, _, slot, since, stored in tickets:
-        owner = from_plain(LockOwner, decode(stored))
+    for ticket in tickets:
+        number, session, _, slot, since, _ = ticket
+        owner = owner_of(ticket)
         who = (owner.owner, owner.host, owner.run_id, owner.reason, since)
         if slot is None:
             waiting.append(Waiter(*who))
         else:
-            holders.append(Holder(*who, slot=slot, token=number))
+            holders.append(Holder(*who, slot=slot, token=number, kept=session == KEPT))
     counted = [t[2] for t in tickets if t[3] is not None] or [t[2] for t in tickets[:1]] or [1]
     holders.sort(key=lambda holder: holder.slot)
     return LockStatus(unquote(lockid), min(counted), tuple(holders), tuple(waiting))

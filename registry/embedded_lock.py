@@ -31,8 +31,10 @@ from registry.contract import (
 )
 from registry.embedded_folder import Folder
 from registry.embedded_line import (
+    KEPT,
     TICKETS,
     Ticket,
+    abandon,
     bury,
     leave,
     lock_topic,
@@ -45,6 +47,9 @@ from registry.embedded_store import Store, Transaction
 from registry.embedded_watcher import Watcher
 from registry.liveness import Session, is_alive
 from registry.records import encode, quote, to_plain
+
+Leave = Callable[[Transaction, Folder, int, str], object]
+"""How a ticket ends: `leave` or `abandon`."""
 
 _CANCEL_PAUSE = 0.2
 """Seconds between two looks at a wait's `cancelled` event."""
@@ -88,6 +93,12 @@ class EmbeddedLock(Lock):
             self._released = True
             self._locks.leave_line(self.token, self.session)
 
+    def abandon(self) -> None:
+        """Give the lock up and keep its slot, if it was taken so; see the contract."""
+        if not self._released:
+            self._released = True
+            self._locks.leave_line(self.token, self.session, abandon)
+
     def on_change(self, callback: Callable[[LockState], None]) -> Cancel:
         """Call `callback` with the new state whenever it changes; not for our own release."""
         told = [self.state()]
@@ -115,7 +126,7 @@ class EmbeddedLocks:
         self._watcher = watcher
         self._over = False
         self._waiting: set[threading.Event] = set()
-        self._left: set[tuple[int, str]] = set()
+        self._left: set[tuple[int, str, Leave]] = set()
 
     @property
     def registry_id(self) -> str:
@@ -154,6 +165,7 @@ class EmbeddedLocks:
         owner: LockOwner,
         wait: float | None,
         slots: int,
+        keep: bool,
         cancelled: threading.Event | None,
     ) -> Lock:
         """Stand in line and take a slot; see the contract."""
@@ -169,8 +181,9 @@ class EmbeddedLocks:
         with self._store.write(durable=True) as transaction:
             session = self._session.enter(transaction)
             number = transaction.execute(
-                "INSERT INTO tickets (lockid, session, slots, since, owner) VALUES (?, ?, ?, ?, ?)",
-                (lock, session, slots, utc_now(), stored),
+                "INSERT INTO tickets (lockid, session, slots, since, owner, keep)"
+                " VALUES (?, ?, ?, ?, ?, ?)",
+                (lock, session, slots, utc_now(), stored, keep),
             ).lastrowid
             assert number is not None
             transaction.changed(lock_topic(lock))
@@ -241,22 +254,22 @@ class EmbeddedLocks:
             leave(transaction, self._folder, number, session)
         raise LockTimeout(lockid, time.monotonic() - began, status.holders)
 
-    def leave_line(self, number: int, session: str) -> None:
+    def leave_line(self, number: int, session: str, how: Leave = leave) -> None:
         """Take a ticket away, now or as soon as the registry can be written again."""
         try:
             with self._store.write() as transaction:
-                leave(transaction, self._folder, number, session)
+                how(transaction, self._folder, number, session)
         except RegistryError:
             if not self.is_over:
-                self._left.add((number, session))
+                self._left.add((number, session, how))
                 self._watcher.start()
 
     def leave_late(self) -> None:
         """Take away what could not be taken away before; for the looking thread."""
-        for number, session in list(self._left):
+        for number, session, how in list(self._left):
             with self._store.write() as transaction:
-                leave(transaction, self._folder, number, session)
-            self._left.discard((number, session))
+                how(transaction, self._folder, number, session)
+            self._left.discard((number, session, how))
 
     # --- asking
 
@@ -302,7 +315,7 @@ class EmbeddedLocks:
 
     def _living(self, tickets: list[Ticket]) -> list[Ticket]:
         """Leave out the tickets of the dead, and remove what died with them."""
-        sessions = {ticket[1] for ticket in tickets}
+        sessions = {ticket[1] for ticket in tickets} - {KEPT}
         dead = {session for session in sessions if not is_alive(self._folder, session)}
         if dead:
             with contextlib.suppress(RegistryError):  # the answer is right without it

@@ -196,8 +196,16 @@ class _Orders:
             self._registry.write(path, (document.value if document else 0) + 1, under=lock)
             lock.release()
 
-    def acquire(self, lockid: str, wait: float | None = 10.0, slots: int = 1) -> list[int]:
-        lock = self._registry.acquire(lockid, self._owner(), wait=wait, slots=slots)
+    def acquire(
+        self,
+        lockid: str,
+        wait: float | None = 10.0,
+        slots: int = 1,
+        keep: bool = False,
+        owner: str = "",
+    ) -> list[int]:
+        me = LockOwner(owner, "here") if owner else self._owner()
+        lock = self._registry.acquire(lockid, me, wait=wait, slots=slots, keep=keep)
         self._locks[lockid] = lock
         return [lock.slot, lock.token]
 

@@ -48,6 +48,7 @@ from tests.system.registry_process import (
 pytestmark = pytest.mark.timeout(90)
 
 OWNER = LockOwner("bender0", "planet-express", run_id="run-7", reason="restart")
+OTHER = LockOwner("leela", "planet-express")
 STRANGE_NAMES = [
     "with / slash",
     "/",
@@ -931,6 +932,99 @@ def test_one_slot_is_broken_by_its_token_and_the_others_stay(registry, second):
 
 def test_breaking_what_nobody_holds_is_harmless(registry):
     assert registry.break_lock("web") == []
+
+
+def test_a_lock_that_is_abandoned_is_kept_for_its_owner(registry, second):
+    lock = registry.acquire("web", OWNER, keep=True)
+    lock.abandon()
+    assert lock.state() is LockState.RELEASED
+    with pytest.raises(LockTimeout) as refused:
+        second.acquire("web", OTHER, wait=0.2)
+    (holder,) = refused.value.holders
+    assert (holder.owner, holder.token, holder.kept) == ("bender0", lock.token, True)
+    assert second.lock_status("web").holders == refused.value.holders
+
+
+def test_its_owner_takes_a_kept_slot_past_who_waits_and_frees_it_by_a_release(
+    registry, second, threads
+):
+    lock = registry.acquire("web", OWNER, keep=True)
+    lock.abandon()
+    waiter = threads.submit(second.acquire, "web", OTHER, wait=30.0)
+    line_of(registry, "web", 1)
+    again = registry.acquire("web", OWNER, wait=5.0, keep=True)
+    assert again.token > lock.token
+    assert again.held
+    assert [holder.kept for holder in second.lock_status("web").holders] == [False]
+    assert not waiter.done()
+    again.release()
+    assert waiter.result(SEEN).held
+
+
+def test_a_slot_stays_kept_when_its_process_was_killed(registry, process, second, death_seen):
+    process.do("acquire", lockid="web", keep=True, owner="bender0")
+    process.kill()
+
+    def kept() -> list[bool]:
+        return [holder.kept for holder in second.lock_status("web").holders]
+
+    assert eventually(kept, death_seen + SEEN, becomes=[True]) == [True]
+    with pytest.raises(LockTimeout):
+        second.acquire("web", OTHER, wait=1.0)
+    assert registry.acquire("web", OWNER, wait=SEEN).held
+
+
+def test_who_comes_again_right_after_his_death_gets_his_kept_slot(registry, process, death_seen):
+    _, token = process.do("acquire", lockid="web", keep=True, owner="bender0")
+    process.kill()
+    assert registry.acquire("web", OWNER, wait=death_seen + SEEN).token > token
+
+
+def test_a_kept_slot_is_freed_by_breaking_it(registry, second):
+    lock = registry.acquire("web", OWNER, keep=True)
+    lock.abandon()
+    (broken,) = second.break_lock("web", token=lock.token)
+    assert broken.kept
+    assert second.acquire("web", OTHER, wait=SEEN).held
+
+
+def test_abandoning_a_lock_that_is_not_to_be_kept_releases_it(registry, second):
+    registry.acquire("web", OWNER).abandon()
+    assert second.acquire("web", OTHER, wait=0).held
+
+
+def test_closing_keeps_what_was_taken_to_be_kept(registry, second):
+    second.acquire("web", OTHER, keep=True)
+    second.close()
+    with pytest.raises(LockTimeout):
+        registry.acquire("web", OWNER, wait=0)
+
+
+def test_a_kept_slot_counts_among_several(registry, second):
+    registry.acquire("web", OWNER, slots=2, keep=True).abandon()
+    assert second.acquire("web", OTHER, wait=0, slots=2).slot == 1
+    with pytest.raises(LockTimeout):
+        second.acquire("web", OTHER, wait=0, slots=2)
+
+
+def test_those_of_one_group_enter_together(registry, second):
+    rack = replace(OWNER, group="rack1")
+    first = registry.acquire("web", rack, wait=0)
+    beside = second.acquire("web", replace(rack, owner="bender1"), wait=0)
+    assert {first.slot, beside.slot} == {0, 1}
+    with pytest.raises(LockTimeout):
+        second.acquire("web", replace(OTHER, group="rack2"), wait=0)
+
+
+def test_a_group_does_not_pass_another_that_waits(registry, second, threads):
+    rack = replace(OWNER, group="rack1")
+    first = registry.acquire("web", rack, wait=0)
+    other = threads.submit(second.acquire, "web", replace(OTHER, group="rack2"), wait=30.0)
+    line_of(registry, "web", 1)
+    with pytest.raises(LockTimeout):
+        registry.acquire("web", replace(rack, owner="bender1"), wait=0.3)
+    first.release()
+    assert other.result(SEEN).held
 
 
 def test_a_write_under_a_lock_that_stands_is_done(registry):
