@@ -18,8 +18,9 @@ from flock.converge.commands import Commands
 from flock.converge.compile import Compilation
 from flock.converge.cookbooks import Cookbooks
 from flock.converge.events import Events
-from flock.converge.ledger import Ledger, Trail
+from flock.converge.ledger import Ledger
 from flock.converge.node_object import NodeObject
+from flock.converge.notification import Trail
 from flock.converge.outbound import Outbound
 from flock.converge.provider import Machine
 from flock.converge.report import RunState

@@ -21,9 +21,9 @@ from flock.converge.cancellation import Cancellation
 from flock.converge.cook import Cook, Handler, Handlers
 from flock.converge.cookbooks import Cookbooks
 from flock.converge.events import Events
-from flock.converge.ledger import Trail
 from flock.converge.node_object import NodeObject
 from flock.converge.node_store import JournalStore, NodeStore
+from flock.converge.notification import Trail
 from flock.converge.outbound import Outbound
 from flock.converge.run import Run
 from flock.converge.run_lock import RunLock

@@ -17,12 +17,9 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from flock.converge.notification import Notification
+from flock.converge.notification import Notification, Trail
 from flock.converge.resource import Resource
 from flock.journal import Journal
-
-Trail = tuple[tuple[str, str], ...]
-"""The (resource, action) pairs through which a notification came, the first cause first."""
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS notifications (

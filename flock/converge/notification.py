@@ -14,6 +14,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+Trail = tuple[tuple[str, str], ...]
+"""The (resource, action) pairs through which a notification came, the first cause first."""
+
 _RESOURCE_NAME = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)\[(.+)\]", re.DOTALL)
 """Greedy up to the last bracket: a resource's name may hold brackets itself."""
 

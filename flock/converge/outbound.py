@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from flock.converge.ledger import Trail
+from flock.converge.notification import Trail
 from flock.converge.resource import Resource
 
 

@@ -19,8 +19,8 @@ from typing import Any
 from flock.converge.asking import Asking, Skipped
 from flock.converge.collection import Collection
 from flock.converge.kinds import Kinds
-from flock.converge.ledger import Ledger, Trail
-from flock.converge.notification import Notification, Timing
+from flock.converge.ledger import Ledger
+from flock.converge.notification import Notification, Timing, Trail
 from flock.converge.outbound import Outbound
 from flock.converge.provider import Machine, Outcome
 from flock.converge.report import Report, Row
