@@ -328,7 +328,7 @@ def method_table(actor_class: type[pykka.Actor]) -> dict[str, Method]:
         if name in PROXY_WORDS:
             raise UsageError(
                 f"{actor_class.__name__}.{name}: a proxy keeps the names "
-                f"{', '.join(sorted(PROXY_WORDS))} for itself; rename the method or mark it internal"
+                f"{', '.join(sorted(PROXY_WORDS))} for itself; rename it or mark it internal"
             )
         table[name] = _method(name, function)
     return table

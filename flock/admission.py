@@ -12,6 +12,7 @@ A key is asked about at the handshake only, so whoever reads messages asks
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -22,6 +23,7 @@ import zmq
 from zmq.utils import z85
 
 from flock.errors import RegistryError
+from flock.timers import Timer, clock
 from registry.contract import Cancel, KeyRecord, Registry
 
 logger = logging.getLogger(__name__)
@@ -29,6 +31,7 @@ logger = logging.getLogger(__name__)
 DOMAIN = b"flock"
 _ENDPOINT = "inproc://zeromq.zap.01"
 _ANSWERS = "inproc://flock.admission"
+_ASK_AGAIN = 1.0  # seconds
 _REFUSED_FOR = 1.0  # seconds a "no" is remembered
 _MAX_REFUSED = 10_000
 _LOOK_UPS = 4
@@ -53,7 +56,13 @@ class Admission:
         self._answers_lock = threading.Lock()
         self._answers: zmq.Socket[bytes] | None = None
         self._thread: threading.Thread | None = None
-        self._removed: Callable[[bytes], None] = lambda key: None
+        self._removed: Callable[[bytes], None] = lambda _: None
+        # How often the watch of a key brought news: a look-up that began before
+        # must not let in a key that was removed meanwhile.
+        self._changes: dict[bytes, int] = {}
+        self._lock = threading.Lock()
+        self._later: dict[bytes, Timer] = {}
+        self._closed = False
 
     def start(self, removed: Callable[[bytes], None]) -> None:
         """Begin to answer.
@@ -82,6 +91,10 @@ class Admission:
 
     def close(self) -> None:
         """Stop answering: from now on nobody gets in."""
+        with self._lock:
+            self._closed = True
+            timers = list(self._later.values())
+        clock.discard(timers)
         if self._thread is None:
             return
         self._pool.shutdown(wait=True, cancel_futures=True)
@@ -131,12 +144,7 @@ class Admission:
 
     def _look_up(self, route: list[bytes], request_id: bytes, key: bytes, address: str) -> None:
         try:
-            # Watched before it is read, so that no change falls between.
-            if key not in self._watches:
-                self._watches[key] = self._registry.watch_key(
-                    key.decode(), lambda: self._check_again(key)
-                )
-            record = self._registry.key(key.decode())
+            record = self._asked(key)
         except RegistryError as error:
             logger.warning("cannot judge a key from %s: %s", address, error)
             self._post(_reply(route, request_id, b"500", b"registry unavailable"))
@@ -150,32 +158,70 @@ class Admission:
                 self._refused.clear()
             first = key not in self._refused
             self._refused[key] = time.monotonic() + _REFUSED_FOR
-            cancel = self._watches.pop(key, None)
-            if cancel is not None:
-                cancel()
             if first:
                 logger.warning("refused a key from %s that the registry does not know", address)
             self._post(_reply(route, request_id, b"400", b"unknown key"))
             return
-        self._known[key] = record
         self._refused.pop(key, None)
         self._post(_reply(route, request_id, b"200", b"", key))
 
+    def _asked(self, key: bytes) -> KeyRecord | None:
+        """Ask the registry for a key's record; one that is there is known from then on."""
+        text = key.decode()
+        while True:
+            # Watched before it is read, so that no change falls between.
+            if key not in self._watches:
+                cancel = self._registry.watch_key(text, lambda: self._check_again(key))
+                if self._watches.setdefault(key, cancel) is not cancel:
+                    cancel()
+            with self._lock:
+                change = self._changes.get(key, 0)
+            record = self._registry.key(text)
+            with self._lock:
+                if self._changes.get(key, 0) != change:
+                    continue
+                if record is None:
+                    self._changes.pop(key, None)
+                    watch = self._watches.pop(key, None)
+                    break
+                if key in self._watches:
+                    self._known[key] = record
+                    return record
+        if watch is not None:
+            watch()
+        return None
+
+    def _check_soon(self, key: bytes) -> None:
+        with contextlib.suppress(RuntimeError):  # the pool is closed
+            self._pool.submit(self._check_again, key)
+
     def _check_again(self, key: bytes) -> None:
-        """Look at a known key's record after it changed; what cannot be asked stays as it was."""
+        """Look at a key's record after it changed; what cannot be asked stays as it was."""
+        with self._lock:
+            self._changes[key] = self._changes.get(key, 0) + 1
         try:
             record = self._registry.key(key.decode())
-        except RegistryError:
+        except RegistryError as error:
+            logger.warning("cannot look at a key that changed: %s", error)
+            # The registry tells of a change once: asked again until it answers.
+            with self._lock:
+                if not self._closed:
+                    self._later[key] = clock.start(_ASK_AGAIN, lambda _: self._check_soon(key))
             return
-        if record is not None:
-            if key in self._known:
-                self._known[key] = record
-            return
-        if self._known.pop(key, None) is not None:
-            self._removed(key)
-        cancel = self._watches.pop(key, None)
+        with self._lock:
+            self._changes[key] = self._changes.get(key, 0) + 1
+            was_known = key in self._known
+            if record is not None:
+                if was_known:
+                    self._known[key] = record
+                return
+            self._known.pop(key, None)
+            self._changes.pop(key, None)
+            cancel = self._watches.pop(key, None)
         if cancel is not None:
             cancel()
+        if was_known:
+            self._removed(key)
 
     def _post(self, frames: list[bytes]) -> None:
         with self._answers_lock:

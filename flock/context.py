@@ -24,7 +24,7 @@ class WaitingActor(Protocol):
         """Name of the node or visitor whose call is worked on; empty for none."""
 
     def begin_wait(self, call_id: int) -> None:
-        """Note that the thread now waits for this call; raise `DeadlockError` if that is for ever."""
+        """Note that the thread now waits for this call; refuse what would need it meanwhile."""
 
     def probe(self, call_id: int) -> None:
         """Look whether the call waited for waits, over other actors, for this one."""

@@ -12,9 +12,12 @@ import threading
 from collections.abc import Callable
 
 from flock.errors import RegistryError
+from flock.timers import Timer, clock
 from registry.contract import Cancel, PresenceRecord, Registry
 
 logger = logging.getLogger(__name__)
+
+_ASK_AGAIN = 1.0  # seconds
 
 
 class Directory:
@@ -30,7 +33,11 @@ class Directory:
         self._changed = changed
         self._records: dict[str, PresenceRecord] = {}
         self._watches: dict[str, Cancel] = {}
+        # How often the watch of a name brought news: who reads a record himself
+        # sees by it whether he may have read something older.
+        self._changes: dict[str, int] = {}
         self._lock = threading.Lock()
+        self._later: dict[str, Timer] = {}
 
     def known(self, name: str) -> PresenceRecord | None:
         """Return the record of a name as far as it is known here; asks nobody."""
@@ -47,49 +54,76 @@ class Directory:
 
     def look_again(self, name: str) -> PresenceRecord | None:
         """Ask the registry for a name's record, whatever is known here."""
-        with self._lock:
-            watched = name in self._watches
-        if not watched:
+        while True:
             # Watched before it is read, so that no change falls between.
-            cancel = self._registry.watch_presence(name, lambda: self._reread(name))
+            self._watch(name)
             with self._lock:
-                if name in self._watches:
-                    doubled = cancel
-                else:
-                    self._watches[name] = cancel
-                    doubled = None
-            if doubled is not None:
-                doubled()
-        record = self._registry.presence(name)
-        if record is None or record.kind != "node":
-            self._records.pop(name, None)
-            self._forget(name)
-            return None
-        self._records[name] = record
-        return record
+                change = self._changes.get(name, 0)
+            record = self._registry.presence(name)
+            if record is not None and record.kind != "node":
+                record = None
+            with self._lock:
+                if self._changes.get(name, 0) != change:
+                    continue  # what was read may be older than what the watch has read
+                if record is not None and name in self._watches:
+                    self._records[name] = record
+                    return record
+                if record is None:
+                    self._records.pop(name, None)
+                    cancel = self._watches.pop(name, None)
+                    self._changes.pop(name, None)
+                    break
+        if cancel is not None:
+            cancel()
+        return None
+
+    def _watch(self, name: str) -> None:
+        with self._lock:
+            if name in self._watches:
+                return
+        cancel = self._registry.watch_presence(name, lambda: self._reread(name))
+        with self._lock:
+            kept = self._watches.setdefault(name, cancel)
+        if kept is not cancel:
+            cancel()
+
+    def _reread_soon(self, name: str) -> None:
+        # Asking takes time, and is not the clock's work.
+        threading.Thread(
+            target=self._reread, args=(name,), name="flock-directory", daemon=True
+        ).start()
 
     def _reread(self, name: str) -> None:
+        """Take the news of a watch; the registry brings one at a time."""
+        with self._lock:
+            if name not in self._watches:
+                return
+            self._changes[name] = self._changes.get(name, 0) + 1
         try:
             record = self._registry.presence(name)
         except RegistryError as error:
             logger.debug("%s stays as it was known: %s", name, error)
+            # The registry tells of a change once: asked again until it answers.
+            with self._lock:
+                if name in self._watches:
+                    self._later[name] = clock.start(_ASK_AGAIN, lambda _: self._reread_soon(name))
             return
-        if record is None:
-            self._records.pop(name, None)
-        else:
-            self._records[name] = record
-        self._changed(name)
-
-    def _forget(self, name: str) -> None:
         with self._lock:
-            cancel = self._watches.pop(name, None)
-        if cancel is not None:
-            cancel()
+            if name not in self._watches:
+                return
+            self._changes[name] = self._changes.get(name, 0) + 1
+            if record is None or record.kind != "node":
+                self._records.pop(name, None)
+            else:
+                self._records[name] = record
+        self._changed(name)
 
     def close(self) -> None:
         """End all watches."""
         with self._lock:
             cancels = list(self._watches.values())
+            timers = list(self._later.values())
             self._watches.clear()
+        clock.discard(timers)
         for cancel in cancels:
             cancel()

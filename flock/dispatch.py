@@ -34,7 +34,7 @@ from flock.errors import (
 from flock.failures import fail_message
 from flock.future import Future
 from flock.hosting import Invocation
-from flock.messages import ACCEPTED, CALL, MAX_CHAIN, REPLY, Chain
+from flock.messages import ACCEPTED, CALL, MAX_CHAIN, MAX_OPEN_CALLS, REPLY, Chain
 from flock.supervisor import Actors, Supervisor
 from flock.wire import Codec
 from registry.contract import KeyRecord
@@ -157,8 +157,13 @@ class Dispatcher:
             raise MethodNotFound(f"a node answers no question {method!r}")
         try:
             value = question(*args, **kwargs)
+        except CallError:
+            raise
         except TypeError as error:
             raise BadArguments(f"{method}: {error}") from None
+        except Exception as error:  # noqa: BLE001 - it is answered, as a method's would be
+            self.reply_failure(peer, call_id, error, has_run=True)
+            return
         self._send_reply(peer, call_id, value, urgent=True)
 
     # --- answers out
@@ -171,7 +176,11 @@ class Dispatcher:
             self._send_reply(invocation.peer, invocation.call_id, value, urgent=not more_wait)
 
     def fail(self, invocation: Invocation, error: BaseException) -> None:
-        """Send a method's error."""
+        """Send the error that a method raised."""
+        self.reply_failure(invocation.peer, invocation.call_id, error, has_run=True)
+
+    def refuse(self, invocation: Invocation, error: CallError) -> None:
+        """Send the reason why a method was not begun."""
         self.reply_failure(invocation.peer, invocation.call_id, error)
 
     def skipped(self, invocation: Invocation) -> None:
@@ -181,22 +190,24 @@ class Dispatcher:
 
     def _send_reply(self, peer: Any, call_id: int, value: Any, *, urgent: bool) -> None:
         try:
-            self._codec.check_value(value, "the answer")
             message = self._codec.encode((REPLY, call_id, value))
-        except EncodeError as error:
+            # After it was encoded: what nests without end was refused by that.
+            self._codec.check_value(value, "the answer")
+        except Exception as error:  # noqa: BLE001 - a value may be of any class, with any code
             self.reply_failure(peer, call_id, ReplyTooLarge(f"the method ran, but {error}"))
             return
         self._send(peer, call_id, message, urgent=urgent)
 
-    def reply_failure(self, peer: Any, call_id: int, error: BaseException) -> None:
-        """Send an error instead of a value."""
+    def reply_failure(
+        self, peer: Any, call_id: int, error: BaseException, *, has_run: bool = False
+    ) -> None:
+        """Send an error instead of a value; `has_run` says that the method raised it."""
         try:
-            message = self._codec.encode(fail_message(call_id, error))
+            message = self._codec.encode(fail_message(call_id, error, has_run=has_run))
         except EncodeError:
-            # A field of the error cannot travel; its text can.
-            text = f"{type(error).__name__}: {error}"[:1000].encode("ascii", "replace")
-            bare = RuntimeError(text.decode())
-            message = self._codec.encode(fail_message(call_id, bare))
+            # One of its fields cannot travel; its name and text can.
+            bare = fail_message(call_id, error, has_run=has_run, with_fields=False)
+            message = self._codec.encode(bare)
         self._send(peer, call_id, message, urgent=True)
 
     def _send(self, peer: Any, call_id: int, message: bytes, *, urgent: bool) -> None:
@@ -216,10 +227,10 @@ class Dispatcher:
             peer.send(self._codec.encode((ACCEPTED, invocation.call_id)), urgent=True)
         except CallError as error:
             logger.info("a promise to %s was lost: %s", peer.title, error)
-        if isinstance(promised, Future):
+        if isinstance(promised, Future) and not promised.is_derived:
             promised.on_ready(lambda _: self._settle(invocation, promised))
         else:
-            # Pykka's own futures have no callback: a thread has to wait.
+            # Pykka's own futures, and derived ones, have no callback: a thread has to wait.
             threading.Thread(
                 target=self._settle,
                 args=(invocation, promised),
@@ -230,14 +241,14 @@ class Dispatcher:
     def _settle(self, invocation: Invocation, promised: pykka.Future[Any]) -> None:
         try:
             value = promised.get()
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - it goes to the caller
             self.fail(invocation, error)
         else:
             self._send_reply(invocation.peer, invocation.call_id, value, urgent=True)
 
     def missing(self, peer: Any, ids: list[Any]) -> None:
         """Fail those of a peer's open calls that nobody works on here any more."""
-        for call_id in ids:
+        for call_id in ids[:MAX_OPEN_CALLS]:
             if isinstance(call_id, int) and call_id not in peer.serving:
                 lost = ConnectionLost("the answer went down with the connection")
                 self.reply_failure(peer, call_id, lost)
@@ -267,11 +278,15 @@ def _outcome(
 ) -> list[Any]:
     """Run one call of a batch: `[value]`, or the fields of a FAIL message."""
     try:
-        value = _fitting(actor, table, method, args, kwargs).function(this, *args, **kwargs)
+        entry = _fitting(actor, table, method, args, kwargs)
+    except CallError as error:
+        return list(fail_message(0, error)[2:])
+    try:
+        value = entry.function(this, *args, **kwargs)
         if isinstance(value, pykka.Future):
             raise BadArguments(f"{actor}.{method} answers later and cannot be part of a batch")
-    except BaseException as error:
-        return list(fail_message(0, error)[2:])
+    except BaseException as error:  # noqa: BLE001 - it goes to the caller
+        return list(fail_message(0, error, has_run=True)[2:])
     return [value]
 
 

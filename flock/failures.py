@@ -13,7 +13,7 @@ import traceback
 from typing import Any
 
 from flock import errors
-from flock.errors import CallError, FlockError, RemoteError
+from flock.errors import BusyError, CallError, FlockError, RemoteError, StaleToken
 from flock.messages import FAIL
 
 _MAX_MESSAGE = 4096
@@ -41,29 +41,58 @@ class RemoteTraceback(Exception):
         self.text = text
 
 
-def fail_message(call_id: int, error: BaseException) -> tuple[Any, ...]:
-    """Turn an error into a FAIL message."""
-    fields = {
-        name: value
-        for name, value in vars(error).items()
-        if not name.startswith("_") and name != "message" and _is_plain(value)
-    }
-    # Building some built-in errors takes their own arguments (OSError, KeyError).
-    args = list(error.args)
-    if type(error).__name__ in _BUILT_IN and _is_plain(args):
-        fields["args"] = args
-    # An error sent on by an actor in between names no run of ours: the method
-    # here did run, whatever the inner call says.
-    may_have_run = error.may_have_run if isinstance(error, CallError) else True
+def fail_message(
+    call_id: int, error: BaseException, *, has_run: bool = False, with_fields: bool = True
+) -> tuple[Any, ...]:
+    """Turn an error into a FAIL message.
+
+    Args:
+        call_id: the call that failed.
+        error: why.
+        has_run: the method raised it; else the error itself says whether the
+            method may have run.
+        with_fields: False leaves out what the error holds beside its text.
+    """
+    fields: dict[str, Any] = {}
+    if with_fields:
+        fields = {
+            name: value
+            for name, value in vars(error).items()
+            if not name.startswith("_") and name != "message" and _is_plain(value)
+        }
+        # Building some built-in errors takes their own arguments (OSError, KeyError).
+        args = list(error.args)
+        if type(error).__name__ in _BUILT_IN and _is_plain(args):
+            fields["args"] = args
+    may_have_run = True
+    if isinstance(error, CallError) and (not has_run or _is_refusal(error)):
+        may_have_run = error.may_have_run
     return (
         FAIL,
         call_id,
-        type(error).__name__,
+        _name_of(type(error)),
         _text(error)[:_MAX_MESSAGE],
         may_have_run,
         fields,
         _traceback_of(error),
     )
+
+
+def _is_refusal(error: CallError) -> bool:
+    """Say whether a method raised an error of its own to say that it did nothing.
+
+    One that came to it from a call of its own says nothing of this method,
+    which did run.
+    """
+    came_from_elsewhere = isinstance(error.__cause__, RemoteTraceback)
+    return isinstance(error, (BusyError, StaleToken)) and not came_from_elsewhere
+
+
+def _name_of(kind: type[BaseException]) -> str:
+    """Return a class's name, with its module where it only shares the name of one we know."""
+    name = kind.__name__
+    known = _OURS.get(name) or _BUILT_IN.get(name)
+    return name if known is None or known is kind else f"{kind.__module__}.{kind.__qualname__}"
 
 
 def error_of(message: list[Any]) -> Exception:
@@ -95,7 +124,7 @@ def _made(type_name: str, text: str, fields: dict[Any, Any]) -> Exception | None
         args = fields.get("args", [text])
         try:
             return _BUILT_IN[type_name](*args if isinstance(args, list) else [text])
-        except Exception:
+        except Exception:  # noqa: BLE001 - whatever it does not like
             return None  # a constructor that wants other arguments: a RemoteError says as much
     return None
 
@@ -117,13 +146,18 @@ def _is_plain(value: Any) -> bool:
 
 def _text(error: BaseException) -> str:
     try:
-        return str(error)
-    except Exception:
+        return _clean(str(error))
+    except Exception:  # noqa: BLE001 - others' code
         return "an error whose text cannot be made"
 
 
 def _traceback_of(error: BaseException) -> str:
     try:
-        return "".join(traceback.format_exception(error))[-_MAX_TRACEBACK:]
-    except Exception:
+        return _clean("".join(traceback.format_exception(error))[-_MAX_TRACEBACK:])
+    except Exception:  # noqa: BLE001 - others' code
         return ""
+
+
+def _clean(text: str) -> str:
+    """Return text as it can travel: file names may hold what is no Unicode."""
+    return text.encode("utf-8", "backslashreplace").decode()

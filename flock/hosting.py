@@ -11,6 +11,7 @@ time.
 from __future__ import annotations
 
 import logging
+import queue
 import threading
 import time
 from collections.abc import Callable
@@ -21,7 +22,7 @@ from pykka.messages import _ActorStop
 
 from flock.actor import Actor, Method
 from flock.context import current
-from flock.errors import ActorDead, DeadlockError, OverloadedError
+from flock.errors import ActorDead, CallError, DeadlockError, OverloadedError
 from flock.messages import Chain
 
 logger = logging.getLogger(__name__)
@@ -42,7 +43,10 @@ class Answerer(Protocol):
         """Send the method's value; `more_wait` says that more answers come soon."""
 
     def fail(self, invocation: Invocation, error: BaseException) -> None:
-        """Send an error."""
+        """Send the error that the method raised."""
+
+    def refuse(self, invocation: Invocation, error: CallError) -> None:
+        """Send the reason why the method was not begun."""
 
     def skipped(self, invocation: Invocation) -> None:
         """Note that the deadline passed before the method began; it is not run."""
@@ -244,7 +248,7 @@ class HostedActor:
                         invocation.deadline = 0.0  # it still lies in the inbox: do not start it
                         refused.append((invocation, error))
         for invocation, refusal in refused:
-            invocation.answerer.fail(invocation, refusal)
+            invocation.answerer.refuse(invocation, refusal)
 
     def probe(self, call_id: int) -> None:
         """Look whether the call waited for waits, over other actors, for this one."""
@@ -279,7 +283,14 @@ class HostedActor:
             self._stop_flags()
         while not actor.actor_stopped.is_set():
             item: Any = inbox.get()
-            crash = self._invoke(item) if type(item) is Invocation else self._pykka_message(item)
+            try:
+                handle = self._invoke if type(item) is Invocation else self._pykka_message
+                crash = handle(item)
+            except BaseException as error:
+                # Nothing of the actor's own gets here; whatever does must not
+                # end the thread without anybody's knowing.
+                logger.exception("actor %r could not give an answer", self.name)
+                crash = error
             if crash is not None:
                 self._stop_flags()
                 self._tell_failure(crash)
@@ -352,14 +363,18 @@ class HostedActor:
     def _drain(self) -> None:
         """Fail what still lies in the inbox of an actor that is over."""
         inbox: Any = self.actor.actor_inbox
-        while not inbox.empty():
-            item: Any = inbox.get()
+        while True:
+            try:
+                # Without waiting: another thread may drain it, too.
+                item: Any = inbox.get_nowait()
+            except queue.Empty:
+                return
             error = ActorDead(
                 f"actor {self.name!r} stopped before the call began", may_have_run=False
             )
             if type(item) is Invocation:
                 if item.call_id:
-                    item.answerer.fail(item, error)
+                    item.answerer.refuse(item, error)
             elif item.reply_to is not None:
                 if isinstance(item.message, _ActorStop):
                     item.reply_to.set(None)

@@ -228,12 +228,13 @@ class Flusher:
         """Have `lane` flushed soon."""
         self._woken.put(lane)
         if self._thread is None:
-            with self._starting:
-                if self._thread is None and not self._is_closed:
-                    self._thread = threading.Thread(
-                        target=self._run, name="flock-flusher", daemon=True
-                    )
-                    self._thread.start()
+            self._start()
+
+    def _start(self) -> None:
+        with self._starting:
+            if self._thread is None and not self._is_closed:
+                self._thread = threading.Thread(target=self._run, name="flock-flusher", daemon=True)
+                self._thread.start()
 
     def _run(self) -> None:
         stalled: set[Lane] = set()

@@ -83,7 +83,6 @@ class Local:
         self.last_reply = 0.0
         self._node = node
         self._codec = codec
-        self._lock = threading.Lock()
         self._record = KeyRecord(
             public_key=node.identity.public_key.decode(),
             name=node.identity.name,
@@ -92,10 +91,15 @@ class Local:
             generation=node.identity.generation,
         )
 
-    def send(self, message: bytes, *, urgent: bool, timeout: float | None = None) -> None:
+    def send(
+        self,
+        message: bytes,
+        *,
+        urgent: bool,  # noqa: ARG002 - nothing waits here, so there is no hurry,
+        timeout: float | None = None,  # noqa: ARG002 - nor a wait for room
+    ) -> None:
         """Take a message at once, on this thread."""
-        with self._lock:
-            decoded = self._codec.decode(frame_of((message,), 0))[1]
+        decoded = self._codec.decode(frame_of((message,), 0))[1]
         self._node.take(self, self._record, decoded, 0.0)
 
     def flush(self) -> None:
@@ -190,7 +194,7 @@ class Node:
                 "ping": lambda: True,
                 "actors": self.supervisor.describe,
                 "methods": self._methods_of,
-                "counters": lambda: self._reader.counters.as_data(),
+                "counters": self._counters,
                 "stack": self.stack,
                 "link": self._link,
                 "unlink": self._unlink,
@@ -201,7 +205,7 @@ class Node:
 
     # --- joining
 
-    def open(self, timeout: float = 3.0) -> None:
+    def open(self, timeout: float = 2.5) -> None:
         """Join: reach the registry, listen, and let in whom it knows. Lists nothing yet.
 
         Raises:
@@ -447,36 +451,43 @@ class Node:
             late: seconds they took longer than messages of this peer need.
         """
         for message in messages:
-            kind = message[0]
-            if kind == REPLY:
-                if not self.calls.answered(peer, message[1], message[2]):
-                    self._reader.counters.late_answers += 1
-            elif kind in (CALL, TELL):
-                deadline = self._deadline(message[6], late) if kind == CALL else None
-                self.dispatcher.take(peer, caller, message, deadline)
-            elif kind == FAIL:
-                if not self.calls.failed(peer, message[1], error_of(message)):
-                    self._reader.counters.late_answers += 1
-            elif kind == ACCEPTED:
-                self.calls.accepted(peer, message[1])
-            elif kind == BATCH:
-                deadline = self._deadline(message[4], late)
-                self.dispatcher.take_batch(peer, caller, message, deadline)
-            elif kind == PUBLISH:
-                self.topics.heard(peer, *message[1:])
-            elif kind == WATCH:
-                self.monitors.heard_watch(peer, message[1], message[2])
-            elif kind == UNWATCH:
-                self.monitors.heard_unwatch(peer, message[1])
-            elif kind == DOWN:
-                self.monitors.heard_down(peer, message[1], message[2], message[3])
-            elif kind == PROBE:
-                self._probed(message[2], message[3])
-            elif kind == OPEN_CALLS:
-                self.dispatcher.missing(peer, message[1])
-            elif kind == BYE:
-                self._peers.heard_bye(peer, message[1])
-                self._reader.forget(peer.generation)
+            try:
+                self._take_one(peer, caller, message, late)
+            except Exception:
+                # What came with it in one frame has nothing to do with it.
+                logger.exception("a message from %s could not be dealt with", caller.name)
+
+    def _take_one(self, peer: Any, caller: KeyRecord, message: list[Any], late: float) -> None:
+        kind = message[0]
+        if kind == REPLY:
+            if not self.calls.answered(peer, message[1], message[2]):
+                self._reader.counters.late_answers += 1
+        elif kind in (CALL, TELL):
+            deadline = self._deadline(message[6], late) if kind == CALL else None
+            self.dispatcher.take(peer, caller, message, deadline)
+        elif kind == FAIL:
+            if not self.calls.failed(peer, message[1], error_of(message)):
+                self._reader.counters.late_answers += 1
+        elif kind == ACCEPTED:
+            self.calls.accepted(peer, message[1])
+        elif kind == BATCH:
+            deadline = self._deadline(message[4], late)
+            self.dispatcher.take_batch(peer, caller, message, deadline)
+        elif kind == PUBLISH:
+            self.topics.heard(peer, *message[1:])
+        elif kind == WATCH:
+            self.monitors.heard_watch(peer, message[1], message[2])
+        elif kind == UNWATCH:
+            self.monitors.heard_unwatch(peer, message[1])
+        elif kind == DOWN:
+            self.monitors.heard_down(peer, message[1], message[2], message[3])
+        elif kind == PROBE:
+            self._probed(message[2], message[3])
+        elif kind == OPEN_CALLS:
+            self.dispatcher.missing(peer, message[1])
+        elif kind == BYE:
+            self._peers.heard_bye(peer, message[1])
+            self._reader.forget(peer.generation)
 
     @staticmethod
     def _deadline(seconds: float | None, late: float) -> float | None:
@@ -575,6 +586,10 @@ class Node:
         found = self._visitors[name] = self._peers.peer_for(record)
         return found
 
+    def _counters(self) -> dict[str, int]:
+        """Answer what was dropped here, and why."""
+        return self._reader.counters.as_data() | {"expired_calls": self.dispatcher.expired}
+
     def _methods_of(self, actor: str) -> dict[str, list[str]]:
         """Answer what an actor offers: signature and docstring by method."""
         hosted = self.supervisor.get(actor)
@@ -628,7 +643,7 @@ def _host_and_port(listen: str | None, default_host: str) -> tuple[str, str]:
 
 def raise_file_limit() -> None:
     """Let this process open as many files as it may: one socket for each peer."""
-    import resource  # noqa: PLC0415 - not on every platform
+    import resource  # not on every platform
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < hard:

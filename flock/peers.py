@@ -163,7 +163,6 @@ class Peers:
         find_by_key: Callable[[bytes, str], PresenceRecord | None],
         find_by_name: Callable[[str], PresenceRecord | None],
         over: Callable[[RemotePeer, str, bool], None],
-        forgotten: Callable[[RemotePeer], None] = lambda _: None,
     ) -> None:
         """Make it; the keeper starts with the first lane.
 
@@ -178,7 +177,6 @@ class Peers:
             find_by_name: a fresh look at a name's presence record.
             over: called with a peer that is gone or cannot be reached, the
                 reason, and False if it left of its own will.
-            forgotten: called with a peer that is gone for good.
         """
         self._context = context
         self._identity = identity
@@ -188,7 +186,6 @@ class Peers:
         self._find_by_key = find_by_key
         self._find_by_name = find_by_name
         self._over_listener = over
-        self._forgotten = forgotten
         self._by_generation: dict[str, RemotePeer] = {}
         self._lock = threading.Lock()
         self._lane_numbers = 0
@@ -375,26 +372,20 @@ class Peers:
             lane, peer.lane = peer.lane, None
             unsent = self._end(lane, linger) if lane is not None else []
             sent = self._sent(peer, unsent)
-            self._gone(peer, reason, sent, crashed=crashed)
+            peer.state, peer.reason = "gone", reason
+        self._tidy_up(peer, sent)
+        self._over_listener(peer, reason, crashed)
         if unsent:
             self._soon(self._reroute, peer, unsent)
 
-    def _gone(
-        self, peer: RemotePeer, reason: str, sent: list[int], *, crashed: bool = True
-    ) -> None:
-        """Let nothing more go to a peer, and fail what was sent to it."""
-        with peer.lock:
-            is_news = peer.state != "gone"
-            peer.state, peer.reason = "gone", reason
+    def _tidy_up(self, peer: RemotePeer, sent: list[int]) -> None:
+        """Forget a peer that is gone, and fail what was sent to it."""
         with self._lock:
             if self._by_generation.get(peer.generation) is peer:
                 del self._by_generation[peer.generation]
         self._calls.fail_each(
-            sent, lambda label: NodeDownError(f"{label}: {peer.title} is down: {reason}")
+            sent, lambda label: NodeDownError(f"{label}: {peer.title} is down: {peer.reason}")
         )
-        if is_news:
-            self._forgotten(peer)
-            self._over_listener(peer, reason, crashed)
 
     def key_removed(self, key: bytes) -> None:
         """Cut off every peer with this key: the registry does not let it talk any more.
@@ -432,7 +423,12 @@ class Peers:
                 if refuses
                 else f"another process listens at {peer.record.address} now"
             )
-            self._gone(peer, reason, sent)
+            with peer.lock:
+                is_news = peer.state != "gone"
+                peer.state, peer.reason = "gone", reason
+            self._tidy_up(peer, sent)
+            if is_news:
+                self._over_listener(peer, reason, True)
             self._reroute(peer, unsent)
             return
         peer.state = "partitioned"

@@ -15,7 +15,7 @@ from flock.actor import PROXY_WORDS, Actor
 from flock.batch import Batch
 from flock.calls import CallOptions, Calls
 from flock.context import current
-from flock.errors import CallError, MethodNotFound, UsageError
+from flock.errors import CallError, EncodeError, MethodNotFound, RegistryError, UsageError
 from flock.future import Future
 from flock.monitors import Down, Monitor
 from registry.contract import PresenceRecord
@@ -80,11 +80,13 @@ class MethodProxy:
         runtime = self._runtime
         try:
             peer = runtime.peer(self._node)
-        except CallError as error:
+            return runtime.calls.future(peer, self._actor, self._name, args, kwargs, self._options)
+        except EncodeError:
+            raise
+        except (CallError, RegistryError) as error:
             failed: Future[Any] = Future()
             failed.fail(error)
             return failed
-        return runtime.calls.future(peer, self._actor, self._name, args, kwargs, self._options)
 
     def defer(self, *args: Any, **kwargs: Any) -> None:
         """Have the method run and forget about it.
@@ -132,8 +134,8 @@ class ActorProxy:
     def options(
         self,
         *,
-        timeout: float | None | EllipsisType = ...,
-        under: list[Any] | None | EllipsisType = ...,
+        timeout: float | EllipsisType | None = ...,
+        under: list[Any] | EllipsisType | None = ...,
     ) -> ActorProxy:
         """Return a proxy of the same actor whose calls are made otherwise.
 

@@ -24,10 +24,12 @@ from registry.contract import KeyRecord
 logger = logging.getLogger(__name__)
 
 _STOP = "inproc://flock.reader.stop"
+_STOP_WORD = b"stop"
 _BUCKET = 60.0  # seconds; the clock offset is the smallest of this and the last bucket
 _MAX_BAD = 10  # bad frames of one key within `_BAD_WINDOW` before it is ignored
 _BAD_WINDOW = 60.0
 _MAX_CONNECTIONS = 100_000
+_ENCRYPTION_BYTES = 256  # more than CURVE adds to a frame
 
 Lookup = Callable[[bytes], "KeyRecord | None"]
 
@@ -40,9 +42,19 @@ class Connection:
         generation: as its HELLO said; empty before.
         lane: the peer's number of this lane.
         peer: whom answers go to; None until that is known.
+        is_superseded: the peer has opened a newer lane.
     """
 
-    __slots__ = ("_last", "_offset", "_since", "generation", "key", "lane", "peer")
+    __slots__ = (
+        "_last",
+        "_offset",
+        "_since",
+        "generation",
+        "is_superseded",
+        "key",
+        "lane",
+        "peer",
+    )
 
     def __init__(self, key: bytes) -> None:
         """Begin with a connection that has said nothing."""
@@ -50,6 +62,7 @@ class Connection:
         self.generation = ""
         self.lane = 0
         self.peer: Any = None
+        self.is_superseded = False
         self._offset = math.inf
         self._last = math.inf
         self._since = 0.0
@@ -118,14 +131,16 @@ class Reader:
         self._heard = heard
         self._ignore_for = ignore_for
         self._connections: dict[bytes, Connection] = {}
-        self._newest: dict[str, int] = {}
+        # By key, too: a generation is what its HELLO says, and nobody may
+        # supersede the lanes of another.
+        self._newest: dict[tuple[bytes, str], Connection] = {}
         self._bad: dict[bytes, list[float]] = {}
         self._ignored: dict[bytes, float] = {}
         self._thread: threading.Thread | None = None
         self.socket = context.socket(zmq.ROUTER)
         self.socket.setsockopt(zmq.LINGER, 0)
         self.socket.setsockopt(zmq.ROUTER_HANDOVER, 0)
-        self.socket.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME_BYTES)
+        self.socket.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME_BYTES + _ENCRYPTION_BYTES)
         self.socket.setsockopt(zmq.RCVHWM, 1000)
         self.socket.setsockopt(zmq.BACKLOG, 1024)
         self.socket.setsockopt(zmq.HANDSHAKE_IVL, 3000)
@@ -146,7 +161,7 @@ class Reader:
         with self._context.socket(zmq.DEALER) as stop:
             stop.linger = 1000
             stop.connect(_STOP)
-            stop.send(b"stop")
+            stop.send(_STOP_WORD)
             self._thread.join()
 
     def _read(self) -> None:
@@ -172,14 +187,14 @@ class Reader:
         connection = self._connections.get(route)
         if self._known is None:
             key, caller = b"", _ANYBODY
-            if frame.bytes == b"stop" and connection is None and _is_local(frame):
+            if len(frame) == len(_STOP_WORD) and frame.bytes == _STOP_WORD and _is_local(frame):
                 return _END
         else:
             try:
                 key = str(frame.get("User-Id")).encode()
             except (zmq.ZMQError, AttributeError):
                 # Only a socket of this process comes without a key.
-                return _END if frame.bytes == b"stop" else None
+                return _END if frame.bytes == _STOP_WORD else None
             known = self._known(key)
             if known is None:
                 counters.unknown_keys += 1
@@ -204,11 +219,7 @@ class Reader:
             return None
         late = connection.late_by(stamp * 1e-9, arrived)
         peer = connection.peer
-        if (
-            peer is None
-            or messages[0][0] == HELLO
-            or self._newest.get(connection.generation, 0) > connection.lane
-        ):
+        if peer is None or connection.is_superseded or messages[0][0] == HELLO:
             self._take_closely(connection, caller, messages, late)
         else:
             self._heard(peer, caller, messages, late)
@@ -223,7 +234,7 @@ class Reader:
                 self._hello(connection, caller, message)
             elif connection.peer is None:
                 self.counters.before_hello += 1
-            elif self._newest.get(connection.generation, 0) > connection.lane and message[0] != BYE:
+            elif connection.is_superseded and message[0] != BYE:
                 self.counters.superseded += 1
             else:
                 self._heard(connection.peer, caller, [message], late)
@@ -238,21 +249,33 @@ class Reader:
             return
         connection.generation = generation
         connection.lane = max(connection.lane, number)
-        self._newest[generation] = max(self._newest.get(generation, 0), number)
+        newest = self._newest.setdefault((connection.key, generation), connection)
+        if newest is not connection:
+            if newest.lane > connection.lane:
+                connection.is_superseded = True
+                return  # late news from a lane that was replaced
+            newest.is_superseded = True
+            self._newest[connection.key, generation] = connection
         self._heard_hello(connection, message)
 
     def forget(self, generation: str) -> None:
-        """Drop what is kept of a peer that is gone."""
+        """Drop what is kept of a peer that is gone; may be called from any thread."""
         for route, connection in list(self._connections.items()):
             if connection.generation == generation:
                 self._connections.pop(route, None)
-        self._newest.pop(generation, None)
+        for identity in list(self._newest):
+            if identity[1] == generation:
+                self._newest.pop(identity, None)
 
     def _forget_old_connections(self) -> None:
         """Drop connections superseded by a newer lane: ROUTER does not say when one ends."""
         for route, connection in list(self._connections.items()):
-            if self._newest.get(connection.generation, 0) > connection.lane:
-                del self._connections[route]
+            if connection.is_superseded:
+                self._connections.pop(route, None)
+        while len(self._connections) > _MAX_CONNECTIONS:
+            oldest = self._connections.pop(next(iter(self._connections)), None)
+            if oldest is not None:
+                self._newest.pop((oldest.key, oldest.generation), None)
 
     # --- rubbish
 

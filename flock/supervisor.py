@@ -21,7 +21,7 @@ from flock.actor import Method, method_table
 from flock.errors import ActorDead, DeadlockError, UsageError
 from flock.hosting import HostedActor, Invocation, Surroundings
 from flock.messages import MAX_NAME_BYTES
-from flock.timers import clock
+from flock.timers import Timer, clock
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +29,7 @@ FIRST_PAUSE = 0.1
 LONGEST_PAUSE = 30.0
 MAX_RESTARTS = 5
 RESTART_WINDOW = 60.0
+_MAX_STOPPED = 1000  # names
 _END_WITHIN = 5.0  # seconds an actor may take to end
 
 Strategy = Literal["one_for_one", "one_for_all", "rest_for_one"]
@@ -181,6 +182,9 @@ class Supervisor:
         self._pools: dict[str, _Pool] = {}
         self._lock = threading.RLock()
         self._closing = False
+        self._timers: list[Timer] = []
+        # Names whose actor ended of its own will or was removed, the oldest first.
+        self._stopped: dict[str, None] = {}
 
     def on_end(self, listener: Ended) -> None:
         """Tell `listener` of the end of every actor's instance, on the actor's thread."""
@@ -257,12 +261,14 @@ class Supervisor:
         actor = place.factory()
         if not isinstance(actor, pykka.ThreadingActor):
             raise UsageError(f"{type(actor).__name__} is not a pykka.ThreadingActor")
-        hosted = HostedActor(
-            place.name, actor, method_table(type(actor)), self._ended, self._place
-        )
-        place.hosted = hosted
-        place.state = "running"
-        hosted.start()
+        hosted = HostedActor(place.name, actor, method_table(type(actor)), self._ended, self._place)
+        with self._lock:
+            if not self._is_kept(place):
+                raise UsageError(f"actor {place.name!r} was removed while it was made")
+            self._stopped.pop(place.name, None)
+            place.hosted = hosted
+            place.state = "running"
+            hosted.start()
         return hosted
 
     # --- looking up
@@ -275,7 +281,10 @@ class Supervisor:
         """
         place = self._places.get(name)
         if place is None or "/" in name:
-            return self._pools.get(name)
+            pool = self._pools.get(name)
+            if pool is None and name in self._stopped:
+                raise ActorDead(f"actor {name!r} was stopped", may_have_run=False)
+            return pool
         hosted = place.hosted
         if hosted is None or hosted.is_over:
             raise ActorDead(f"actor {name!r} is {place.state}", may_have_run=False)
@@ -328,10 +337,20 @@ class Supervisor:
 
     def _forget(self, place: _Place) -> None:
         self._places.pop(place.name, None)
+        self._note_stopped(place.name)
         place.group.leave(place)
         pool = self._pools.get(place.name.partition("/")[0])
         if pool is not None and place in pool.members:
             pool.members.remove(place)
+
+    def _is_kept(self, place: _Place) -> bool:
+        return not self._closing and self._places.get(place.name) is place
+
+    def _note_stopped(self, name: str) -> None:
+        """Remember a name for a while: who calls it learns that it was stopped."""
+        self._stopped[name] = None
+        while len(self._stopped) > _MAX_STOPPED:
+            self._stopped.pop(next(iter(self._stopped)))
 
     def _plan_restart(self, crashed: _Place) -> None:
         """Have a crashed actor, and who shares its fate, started anew; the lock is held."""
@@ -358,7 +377,8 @@ class Supervisor:
             if place is not crashed and place.hosted is not None:
                 place.hosted.stop()
         if pause is not None:
-            clock.start(pause, lambda _: self._restart_on_thread(places))
+            timer = clock.start(pause, lambda _: self._restart_on_thread(places))
+            self._timers = [each for each in self._timers if each.is_waiting] + [timer]
 
     def _restart_on_thread(self, places: list[_Place]) -> None:
         # Making an actor may take its time, and is not the clock's work.
@@ -373,17 +393,20 @@ class Supervisor:
                 place.hosted.thread.join(max(0.0, deadline - time.monotonic()))
         for place in places:
             with self._lock:
-                if self._closing or self._places.get(place.name) is not place:
+                if not self._is_kept(place):
                     continue
                 place.restarts += 1
-                try:
-                    self._start(place)
-                except Exception as error:
-                    logger.exception("actor %r could not be made anew", place.name)
+            try:
+                # Without the lock: making an actor may take long, or call others.
+                self._start(place)
+            except Exception as error:
+                logger.exception("actor %r could not be made anew", place.name)
+                with self._lock:
                     place.last_error = f"{type(error).__name__}: {error}"
                     place.hosted = None
-                    self._plan_restart(place)
-                    break
+                    if self._is_kept(place):
+                        self._plan_restart(place)
+                break
         self._changed()
 
     def remove(self, name: str, timeout: float = _END_WITHIN) -> None:
@@ -401,6 +424,7 @@ class Supervisor:
             for place in places:
                 place.state = "stopping"
                 self._places.pop(place.name, None)
+                self._note_stopped(place.name)
                 place.group.leave(place)
         _stop(places, timeout)
 
@@ -409,6 +433,8 @@ class Supervisor:
         with self._lock:
             self._closing = True
             places = list(self._places.values())
+            timers = self._timers
+        clock.discard(timers)
         return _stop(places[::-1], timeout)
 
 

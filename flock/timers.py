@@ -20,18 +20,24 @@ class Timer:
     it is not begun again.
     """
 
-    __slots__ = ("_due", "_is_cancelled", "interval")
+    __slots__ = ("_due", "_is_cancelled", "_is_over", "interval")
 
     def __init__(self, due: Callable[[Timer], None], interval: float | None) -> None:
         """Note what to do; `interval` seconds between two times, None for once."""
         self._due = due
         self._is_cancelled = False
+        self._is_over = False
         self.interval = interval
 
     @property
     def is_cancelled(self) -> bool:
         """True once it was cancelled."""
         return self._is_cancelled
+
+    @property
+    def is_waiting(self) -> bool:
+        """True while it may still fall due."""
+        return not self._is_cancelled and not self._is_over
 
     def cancel(self) -> None:
         """End it."""
@@ -40,6 +46,7 @@ class Timer:
     def fall_due(self) -> None:
         """Hand it to its owner, unless it was cancelled; the clock's to call."""
         if not self._is_cancelled:
+            self._is_over = self.interval is None
             self._due(self)
 
 

@@ -185,7 +185,7 @@ class Codec:
                 max_ext_len=_MAX_EXTENSION_BYTES,
                 **hooks,
             )
-            if type(messages) is not list:
+            if type(messages) is not list or not messages:
                 raise BadFrame("no array of messages")
             for message in messages:
                 _check(message)
