@@ -16,6 +16,7 @@ import click
 from flock import __version__
 from flock.ctl.options import CommandLine, common
 from flock.ctl.output import EXIT_CODES, Ended, Output, one_line
+from flock.ctl.service import log_warnings_only
 
 COMMANDS: Mapping[str, tuple[str, str]] = {
     "node": ("flock.ctl.node_command", "be a node, until SIGTERM"),
@@ -58,7 +59,9 @@ class Commands(click.Group):
             formatter.write_text("1 if any failed, else 5, 7, 4, 6, 3")
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=Commands, no_args_is_help=False, context_settings={"help_option_names": ["-h", "--help"]}
+)
 @click.version_option(__version__, prog_name="flockctl", message="%(prog)s %(version)s")
 @common
 def flockctl() -> None:
@@ -87,20 +90,26 @@ def _run(words: list[str], output: Output) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
+    log_warnings_only(debug=output.debug)
     try:
-        code = flockctl.main(
-            words, prog_name="flockctl", standalone_mode=False, obj=CommandLine(output)
-        )
+        # Not by click's own `main`: it says some ends in its own words.
+        line = CommandLine(output)
+        with flockctl.make_context("flockctl", words, obj=line) as context:
+            flockctl.invoke(context)
     except Ended as end:
         return output.ended(end)
-    except click.Abort:
-        return output.interrupted()
+    except click.exceptions.Exit as end:
+        return end.exit_code
     except click.ClickException as error:
         return output.wrong_use(_usage(error))
+    except KeyboardInterrupt:
+        return output.interrupted()
+    except BrokenPipeError as error:
+        # Ours, from click's help, or one that a method raised over there?
+        return output.failed(error) if error.__cause__ is not None else output.unread()
     except Exception as error:  # noqa: BLE001 - the last place where it can become a line
         return output.failed(error)
-    # Click returns the code of --help and --version, and what a command returns.
-    return code if isinstance(code, int) else 0
+    return 0
 
 
 def _usage(error: click.ClickException) -> str:

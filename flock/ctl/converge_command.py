@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from flock.ctl.options import CommandLine, checked_name, host_name, machine, pass_line, reachable
+from flock.ctl.options import CommandLine, host_name, machine, pass_line, reachable
 from flock.ctl.output import Ended, Output
 from flock.ctl.reports import resource_line, summary
 from flock.ctl.service import interrupt_at_sigterm
@@ -55,16 +55,19 @@ def converge(line: CommandLine, *, why_run: bool, wait: bool) -> None:
 def _kitchen(line: CommandLine) -> Iterator[Kitchen]:
     """Give this machine's kitchen, under the name of its node; refused without a registry."""
     from flock.boot import StateFolder, make_kitchen
+    from flock.object_keeper import ObjectKeeper
 
     settings = line.settings()
-    name = checked_name(settings.name or host_name())
+    name = line.talk_to(settings.name or host_name())
     registry = line.open_registry()
     # Joins only if a recipe asks for another node.
     fleet = line.visitor()
     try:
-        journal = StateFolder(settings.state_folder(name)).journal(registry.registry_id())
+        folder = StateFolder(settings.state_folder(name))
+        journal = folder.journal(registry.registry_id())
+        keeper = ObjectKeeper(name, folder.path, journal, registry)
         try:
-            kitchen = make_kitchen(settings, name, journal, {"FlockOfChefs": fleet})
+            kitchen = make_kitchen(settings, name, journal, {"FlockOfChefs": fleet}, keeper)
             if not kitchen.run_list:
                 line.output.say(f"flockctl: the run list of {name} is empty: nothing to converge")
             try:
@@ -72,6 +75,7 @@ def _kitchen(line: CommandLine) -> Iterator[Kitchen]:
             finally:
                 kitchen.stop(settings.stop_timeout)
         finally:
+            keeper.close()
             journal.close()
     finally:
         fleet.close()

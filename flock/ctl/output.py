@@ -164,6 +164,11 @@ class Output:
         self._value_of_failure("KeyboardInterrupt", "interrupted", 130)
         return 130
 
+    def unread(self) -> int:
+        """Note that nobody reads what was to be shown (`| head`); returns the exit code."""
+        _drop(sys.stdout)
+        return 0
+
     def _value_of_failure(
         self, kind: str, message: str, code: int, may_have_run: bool | None = None
     ) -> None:
@@ -239,16 +244,25 @@ def _handle_name(value: Any) -> str:
     return "/".join(parts) if parts is not None else str(value)
 
 
-def _is_unicode(stream: TextIO) -> bool:
-    return (stream.encoding or "").lower().replace("-", "") == "utf8"
+def _is_unicode(stream: TextIO | None) -> bool:
+    return stream is not None and (stream.encoding or "").lower().replace("-", "") == "utf8"
 
 
-def _write(stream: TextIO, text: str) -> None:
+def _write(stream: TextIO | None, text: str) -> None:
     """Write at once; what nobody reads any more is dropped, now and at the exit."""
+    if stream is None:
+        return  # closed by whoever started us
     try:
         stream.write(text)
         stream.flush()
-    except BrokenPipeError:
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, stream.fileno())
-        os.close(nowhere)
+    except OSError as error:
+        _drop(stream)
+        if not isinstance(error, BrokenPipeError):
+            raise Ended(1, f"the answer cannot be written: {error.strerror}") from None
+
+
+def _drop(stream: TextIO) -> None:
+    """Send all that is still to be written nowhere: it would fail again when the process ends."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)

@@ -40,6 +40,14 @@ class JsonLines(logging.Formatter):
         return json.dumps(told, default=str)
 
 
+class _OneLine(logging.Formatter):
+    """Leaves the traceback to those who keep logs."""
+
+    def formatException(self, ei: object) -> str:  # noqa: ARG002, N802 - logging's name
+        """Return nothing."""
+        return ""
+
+
 def log_to_stderr(*, as_json: bool, debug: bool) -> None:
     """Send the logs of a process that runs on to standard error."""
     handler = logging.StreamHandler()
@@ -59,7 +67,9 @@ def log_to_stderr(*, as_json: bool, debug: bool) -> None:
 def log_warnings_only(*, debug: bool) -> None:
     """Let a command that ends soon say warnings, one line each, beside its own words."""
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("flockctl: %(levelname)s: %(message)s"))
+    handler.setFormatter(_OneLine("flockctl: %(message)s"))
+    # The events of a run are data here: the command shows them itself.
+    handler.addFilter(lambda record: record.name != "flock.converge" or record.module != "events")
     logging.basicConfig(level=logging.CRITICAL, handlers=[handler], force=True)
     for name in OURS:
         logging.getLogger(name).setLevel(logging.DEBUG if debug else logging.WARNING)
