@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from flock.converge.compile import current_compilation
 from flock.converge.kinds import Kinds, stock_kind_names
 from flock.converge.properties import lazy, nearest
-from flock.converge.words import NodeWord, Word, find_resource, include_recipe
+from flock.converge.words import NodeWord, Word, find_resource, include_recipe, library
 from flock.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -40,13 +40,14 @@ __all__ = [
     "find_resource",
     "include_recipe",
     "lazy",
+    "library",
     "log",
     "node",
 ]
 
 node = NodeWord()
 
-_WORDS = ("FlockOfChefs", "find_resource", "include_recipe", "lazy", "node")
+_WORDS = ("FlockOfChefs", "find_resource", "include_recipe", "lazy", "library", "node")
 
 
 def __getattr__(name: str) -> Any:

@@ -176,6 +176,20 @@ def test_a_library_is_read_anew_by_each_run(site):
     assert report["resources"][0]["changes"] == [f"say hello in {site.folder}/motd"]
 
 
+def test_a_library_is_a_module_for_recipes_too(site):
+    site.write("cookbooks/cb/libraries/names.py", "def greet(name):\n    return f'hello {name}'\n")
+    site.recipe("from flock.recipe import library\nlog(library('names').greet('fry'))")
+    site.recipe("from flock.recipe import library\nlog(library('cb::names').greet('bo'))", "x::y")
+    bad = site.recipe("from flock.recipe import library\nlibrary('name')", "cb::bad")
+
+    report = site.converge("cb", "x::y")
+
+    assert [row["resource"] for row in report["resources"]] == ["log[hello fry]", "log[hello bo]"]
+    assert site.converge("cb::bad")["error"] == (
+        f"{bad}:3: no library 'cb::name' (did you mean 'cb::names'?)"
+    )
+
+
 def test_properties_of_an_own_kind_are_checked_too(site):
     site.write("cookbooks/cb/libraries/motd.py", MOTD)
     path = site.recipe("from flock.recipe import motd\nmotd('/x', txt='hello')")
@@ -195,6 +209,7 @@ def test_properties_of_an_own_kind_are_checked_too(site):
         ("x = = 1", "syntax error: invalid syntax"),
         ("file('/x', contnet=1)", "file[/x]: unknown property 'contnet' (did you mean 'content'?)"),
         ("file('/x', content=1)", "file[/x]: content must be str or bytes or None, not 1"),
+        ("file(path='/x')", "file needs a name, a text, not None"),
         ("file('x')", "file[x]: path must be absolute, not 'x'"),
         (
             "file('/x', mode='9')",

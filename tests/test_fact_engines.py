@@ -31,7 +31,7 @@ def stand_in(tmp_path, monkeypatch):
         found = tmp_path / "asked"
         return found.read_text().count("x") if found.exists() else 0
 
-    write.asked = asked
+    write.asked = asked  # type: ignore[attr-defined]
     return write
 
 

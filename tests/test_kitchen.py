@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -511,6 +512,57 @@ def test_handlers_hear_of_start_and_end_and_may_fail(site, caplog):
     assert caplog.text.count("RuntimeError: handler failed") == 4
 
 
+def test_a_run_happens_inside_of_what_it_is_given(site):
+    site.recipe("""
+        from flock.recipe import here
+        log(f'{len(here)}').only_if(lambda: here)
+    """)
+    here: list[str] = []
+
+    @contextlib.contextmanager
+    def around(run):
+        here.append(run.run_id)
+        yield
+        here.pop()
+
+    kitchen = site.kitchen(around=around, words={"here": here})
+
+    report = kitchen.converge("x")
+    action = kitchen.act("log[1]", "write", "x")
+
+    assert report["resources"][0]["resource"] == "log[1]"
+    assert [each["resources"][0]["state"] for each in (report, action)] == ["unchanged"] * 2
+    assert here == []
+
+
+def test_nothing_that_others_raise_stops_the_kitchen(site):
+    site.recipe("log('x')")
+
+    def leave(data):
+        raise SystemExit
+
+    kitchen = site.kitchen(start_handlers=[leave], report_handlers=[leave])
+    kitchen.on_event(leave)
+    run = kitchen.order_run("x")
+    run.on_ended(leave)
+
+    assert run.wait(5)["state"] == "ok"
+    assert kitchen.converge("x")["state"] == "ok"
+
+
+def test_a_queued_run_runs_the_run_list_that_stands_when_it_starts(site, gate):
+    site.recipe("log('new')", "cb::new")
+    kitchen = site.kitchen()
+    kitchen.order_run("x")
+    queued = kitchen.order_run("y")
+
+    kitchen.set_run_list(["cb::new"])
+    gate.open()
+
+    report = queued.wait(5)
+    assert (report["run_list"], report["recipes"]) == (["cb::new"], ["cb::new"])
+
+
 def test_the_log_says_what_happened(site, caplog):
     caplog.set_level(logging.INFO, logger="flock.converge")
     site.recipe("file('{here}/a', content='x')\nlog('hello there')\nexecute('false')")
@@ -631,6 +683,9 @@ class Store:
 
     def normal_attributes(self):
         return self.normal
+
+    def run_list(self):
+        return None
 
     def save(self, node_object):
         if self.error:

@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from pathlib import Path
-from types import CodeType
+from types import CodeType, ModuleType
 from typing import Any
 
 from flock.converge.attributes import Attributes, ReadOnly, look_up
@@ -44,6 +44,7 @@ class Compilation:
         recipes: every recipe executed, in order, the included ones too.
         roles: names of the roles in the expanded run list.
         expanded_recipes: the expanded run list, without what recipes included.
+        libraries: the library files of the cookbooks in use, as `cookbook::file`.
         complete: all recipes were executed and all notifications found.
     """
 
@@ -74,6 +75,7 @@ class Compilation:
         self.cookbooks = cookbooks
         self.attributes = attributes
         self.kinds = Kinds()
+        self.libraries: dict[str, ModuleType] = {}
         self.words = dict(words or {})
         self._cancellation = cancellation
         self.resources = Collection()
@@ -131,6 +133,22 @@ class Compilation:
         finally:
             self._recipe_stack.pop()
         return True
+
+    def library(self, name: str, where: str) -> ModuleType:
+        """Return a library of a cookbook that is in use.
+
+        Args:
+            name: `file` of the recipe's own cookbook, or `cookbook::file`.
+            where: `file:line` that asks.
+
+        Raises:
+            RecipeError: there is none; says what is near.
+        """
+        own = self.current_recipe.partition("::")[0]
+        full = name if "::" in name else f"{own}::{name}"
+        if full not in self.libraries:
+            raise RecipeError(f"no library {full!r}{nearest(full, self.libraries)}", where)
+        return self.libraries[full]
 
     def declare(
         self, kind: str, name: object, properties: Mapping[str, Any], where: str
@@ -236,7 +254,7 @@ class Compilation:
         self.cookbooks.cookbook_path(cookbook, where)
         for path in self.cookbooks.library_files(cookbook):
             with _translated(str(path), path):
-                self.kinds.add_library(cookbook, path)
+                self.libraries[f"{cookbook}::{path.stem}"] = self.kinds.add_library(cookbook, path)
         for path in self.cookbooks.attribute_files(cookbook):
             with _translated(str(path)):
                 self.attributes.add_file(self.cookbooks.attribute_tables(path))

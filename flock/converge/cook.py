@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,8 @@ from flock.journal import Journal
 log = logging.getLogger("flock.converge")
 
 Handler = Callable[[dict[str, Any]], object]
+Around = Callable[[Run], AbstractContextManager[object]]
+"""Makes what a run's recipes and resources happen inside of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +69,7 @@ class Cook:
         handlers: Handlers,
         words: Mapping[str, Any],
         outbound: Outbound | None,
+        around: Around,
         delayed_after_failure: bool,
     ) -> None:
         """Make a cook; the arguments are the kitchen's."""
@@ -82,6 +86,7 @@ class Cook:
         self._handlers = handlers
         self._words = dict(words)
         self._outbound = outbound
+        self._around = around
         self._delayed_after_failure = delayed_after_failure
         self._commands = Commands()
 
@@ -142,6 +147,7 @@ class Cook:
 
         def deed() -> None:
             self.settle_dead_runs()
+            self._take_up_run_list(run)
             self._journal.save_run(run.report.as_data())
             self._tell(run, "run started", {"run_list": run.report.run_list})
             _call(self._handlers.start, run.as_data())
@@ -187,7 +193,7 @@ class Cook:
         run.report.begin()
 
         def deed() -> None:
-            with standing.active():
+            with standing.active(), self._around(run):
                 self._new_runner(run, standing).act_alone(found, action, trail)
 
         outcome = self._outcome(run, deed)
@@ -205,10 +211,18 @@ class Cook:
             return "cancelled", str(cancelled)
         except FlockError as failure:
             return "failed", str(failure)
-        except Exception as failure:
+        except (Exception, SystemExit) as failure:
             log.exception("%s: run %s failed", self._node.name, run.run_id)
             return "failed", f"{type(failure).__name__}: {failure}"
         return "ok", None
+
+    def _take_up_run_list(self, run: Run) -> None:
+        """Let a run of the node's own run list begin with the list as it stands now."""
+        if run.is_own:
+            standing = self._node.run_list()
+            if standing is not None:
+                self.run_list = list(standing)
+            run.report.run_list = list(self.run_list)
 
     def _converge(self, run: Run) -> None:
         """Compile and converge."""
@@ -216,12 +230,13 @@ class Cook:
         self.newest = compilation
         run.report.recipes = compilation.recipes
         try:
-            compilation.compile()
+            with self._around(run):
+                compilation.compile()
             if run.is_own and not run.why_run:
                 self.standing = compilation
             runner = self._new_runner(run, compilation)
             self.runner = runner
-            with compilation.active():
+            with compilation.active(), self._around(run):
                 if run.is_own:
                     runner.take_up_left_over()
                 runner.converge()
@@ -295,5 +310,5 @@ def _call(handlers: Sequence[Handler], data: dict[str, Any]) -> None:
     for handler in handlers:
         try:
             handler(data)
-        except Exception:
+        except (Exception, SystemExit):
             log.exception("the handler %r failed", handler)

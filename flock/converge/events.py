@@ -51,7 +51,7 @@ class Events:
         for listener in tuple(self._listeners):
             try:
                 listener(told)
-            except Exception:
+            except (Exception, SystemExit):
                 log.exception("a listener failed at %r", event)
 
 

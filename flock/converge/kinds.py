@@ -12,6 +12,7 @@ import importlib
 import importlib.util
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from flock.converge.properties import nearest
@@ -62,10 +63,13 @@ class Kinds:
             kind = self._known[name] = self._load(name, where)
         return kind
 
-    def add_library(self, cookbook: str, path: Path) -> None:
+    def add_library(self, cookbook: str, path: Path) -> ModuleType:
         """Run a library file of a cookbook and take the kinds it defines.
 
         The file is run anew each time: what was just pushed counts.
+
+        Returns:
+            The library as a module.
 
         Raises:
             RecipeError: the file cannot be run, or a kind in it could not work.
@@ -81,6 +85,7 @@ class Kinds:
         for value in list(vars(module).values()):
             for kind in _kinds_of(value, module_name):
                 self._known[kind.name] = kind
+        return module
 
     def _load(self, name: str, where: str) -> Kind[Any]:
         """Load a kind of ours or of another package."""

@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from flock.converge import facts as machine_facts
 from flock.converge.attributes import look_up
 from flock.converge.cancellation import Cancellation
-from flock.converge.cook import Cook, Handler, Handlers
+from flock.converge.cook import Around, Cook, Handler, Handlers
 from flock.converge.cookbooks import Cookbooks
 from flock.converge.events import Events
 from flock.converge.node_object import NodeObject
@@ -49,6 +50,7 @@ class Kitchen:
         journal: Journal,
         store: NodeStore | None = None,
         outbound: Outbound | None = None,
+        around: Around = nullcontext,
         facts: Callable[[], Mapping[str, Any]] = machine_facts.collect,
         sensitive_attributes: Sequence[str] = (),
         words: Mapping[str, Any] | None = None,
@@ -69,6 +71,8 @@ class Kitchen:
             store: keeps normal attributes and the node object; the journal by
                 default.
             outbound: takes notices for other machines.
+            around: makes what the recipes and resources of a run happen inside
+                of, on the run's thread.
             facts: returns the automatic attributes; asked once a run.
             sensitive_attributes: dotted paths of attributes that never leave
                 this machine.
@@ -101,6 +105,7 @@ class Kitchen:
             Handlers(tuple(start_handlers), tuple(report_handlers), tuple(exception_handlers)),
             words or {},
             outbound,
+            around,
             delayed_after_failure,
         )
         self._queue = RunQueue(name, RunLock(state_dir / "run.lock"), self._cook)

@@ -41,6 +41,10 @@ class NodeObject:
             merge_onto(normal, self._journal.recall(_SENSITIVE_FACT, {}), join_lists=False)
         return Attributes(self._facts(), normal)
 
+    def run_list(self) -> list[str] | None:
+        """Return the node's own run list if it may have been changed from outside, else None."""
+        return self._store.run_list()
+
     def public(self, attributes: Attributes) -> dict[str, Any]:
         """Return the merged attributes as plain data, without what is sensitive."""
         return without(attributes.merged(), self._sensitive)

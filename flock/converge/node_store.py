@@ -17,6 +17,12 @@ class NodeStore(Protocol):
     def normal_attributes(self) -> dict[str, Any]:
         """Return the normal attributes as they were last saved; asked before each run."""
 
+    def run_list(self) -> list[str] | None:
+        """Return the node's own run list as it stands; asked before each run.
+
+        None if nobody but the kitchen itself knows it.
+        """
+
     def save(self, node_object: dict[str, Any]) -> None:
         """Keep the node object; called after each run that was no why-run.
 
@@ -37,6 +43,10 @@ class JournalStore:
         """Return the normal attributes as they were last saved."""
         normal: dict[str, Any] = self._journal.recall("normal_attributes", {})
         return normal
+
+    def run_list(self) -> list[str] | None:
+        """Leave the run list to the kitchen."""
+        return None
 
     def save(self, node_object: dict[str, Any]) -> None:
         """Keep the node object, and the normal attributes apart from it."""

@@ -107,5 +107,5 @@ class Run:
         for callback in callbacks:
             try:
                 callback(final)
-            except Exception:
+            except (Exception, SystemExit):
                 log.exception("somebody who waited for run %s failed", self.run_id)

@@ -252,7 +252,7 @@ class RunQueue:
                     self._worker = None
                     return
             if run is not None:
-                self._finish(run, *self._maker.perform(run))
+                self._finish(run, *self._outcome(run))
                 told = ""
             elif waiting is not None:
                 holder = self._run_lock.holder()
@@ -260,6 +260,14 @@ class RunQueue:
                     told = holder
                     self._maker.wait_for_lock(waiting, holder)
                 self._wake.wait(LOCK_PAUSE)
+
+    def _outcome(self, run: Run) -> tuple[RunState, str | None]:
+        """Make a run; even what nobody expected leaves the queue able to go on."""
+        try:
+            return self._maker.perform(run)
+        except BaseException as error:
+            log.exception("%s: run %s failed", self.name, run.run_id)
+            return "failed", f"{type(error).__name__}: {error}"
 
     def _finish(self, run: Run, state: RunState, error: str | None) -> None:
         """End a run: keep its report, be idle again, tell everybody, in this order."""

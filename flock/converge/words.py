@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from sys import _getframe
+from types import ModuleType
 from typing import Any
 
 from flock.converge.attributes import Level
@@ -123,6 +124,17 @@ def include_recipe(*names: str) -> None:
     compilation = _speaking("include_recipe", where)
     for name in names:
         compilation.include(name, where)
+
+
+def library(name: str) -> ModuleType:
+    """Return a library file of a cookbook as a module.
+
+    Args:
+        name: `file` of this recipe's cookbook, or `cookbook::file` of another
+            that is in use.
+    """
+    where = place_of(_getframe(1))
+    return _speaking("library", where).library(name, where)
 
 
 def find_resource(name: str) -> Resource | None:
