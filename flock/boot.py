@@ -11,7 +11,8 @@ import logging
 import os
 import random
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from flock.converge.kitchen import Kitchen
 from flock.errors import ConvergeError, FlockError, JournalError, NameTaken, SettingsError
 from flock.fleet import Flock
 from flock.journal import Journal
+from flock.object_keeper import ObjectKeeper
 from flock.settings import STOCK_ACTORS, Settings, load_actors
 
 logger = logging.getLogger(__name__)
@@ -34,6 +36,7 @@ def furnish(flock: Flock) -> None:
 
     Raises:
         NameTaken: another process of this machine uses the state folder.
+        BusyError: the node object belongs to another host or state folder.
         JournalError: the journal cannot be used, or is another registry's.
         SettingsError: a site's actor cannot be loaded.
     """
@@ -43,7 +46,9 @@ def furnish(flock: Flock) -> None:
     flock.before_close(folder.let_go)
     journal = folder.journal(flock.registry.registry_id())
     flock.before_close(journal.close)
-    kitchen = make_kitchen(settings, name, journal, {"FlockOfChefs": flock})
+    keeper = ObjectKeeper(name, folder.path, journal, flock.registry)
+    flock.before_close(keeper.close)
+    kitchen = make_kitchen(settings, name, journal, {"FlockOfChefs": flock}, keeper)
     flock.before_close(lambda: kitchen.stop(settings.stop_timeout))
     parts = {"flock": flock, "kitchen": kitchen}
     for actor_name, actor_class in load_actors(settings).items():
@@ -54,29 +59,42 @@ def furnish(flock: Flock) -> None:
             is_stock=actor_name in STOCK_ACTORS,
         )
     _declare(flock, kitchen)
+    save_declared(kitchen, keeper)
     if settings.interval is not None:
         timetable = Timetable(kitchen, settings.interval, settings.splay)
         flock.before_close(timetable.stop)
 
 
 def make_kitchen(
-    settings: Settings, name: str, journal: Journal, words: Mapping[str, Any]
+    settings: Settings,
+    name: str,
+    journal: Journal,
+    words: Mapping[str, Any],
+    keeper: ObjectKeeper,
 ) -> Kitchen:
-    """Make a machine's kitchen from the settings.
+    """Make a machine's kitchen from the settings; the node object is claimed for it.
 
     Args:
-        settings: cookbooks, run list, environment.
+        settings: cookbooks, environment, and the run list; without one the
+            node object's stands.
         name: the node's name.
         journal: keeps its runs.
         words: what recipes may use beside the words of `flock.recipe`.
+        keeper: keeps its node object; closed by the caller after the kitchen.
+
+    Raises:
+        BusyError: the node object belongs to another host or state folder.
+        RegistryUnavailable: that cannot be known now.
     """
     return Kitchen(
         name,
         settings.cookbooks,
-        settings.run_list,
+        keeper.claim(settings.run_list),
         settings.state_folder(name),
         settings.environment,
         journal=journal,
+        store=keeper,
+        sensitive_attributes=settings.sensitive_attributes,
         words=words,
         delayed_after_failure=settings.delayed_after_failure,
     )
@@ -96,6 +114,49 @@ def _declare(flock: Flock, kitchen: Kitchen) -> None:
     show({})
     flock.node.set_activity(lambda: "converging" if kitchen.active() else "idle")
     flock.before_close(kitchen.on_event(lambda event: show(event) if _is_edge(event) else None))
+
+
+def save_declared(kitchen: Kitchen, keeper: ObjectKeeper) -> None:
+    """Save the node object as the declared run list makes it, so that search finds the node.
+
+    What the recipes did to normal attributes counts only after a run.
+    """
+    try:
+        keeper.save(kitchen.node_object() | {"normal": keeper.normal_attributes()})
+    except FlockError as error:
+        logger.error("the node object is not saved: %s", error)
+
+
+@contextmanager
+def alone(settings: Settings, name: str, words: Mapping[str, Any]) -> Iterator[Kitchen]:
+    """Give a node's kitchen while there is no registry: its runs go on as its interval says.
+
+    What stood in the journal stands; what is learned is saved when the node
+    has joined. Left when no run goes on any more: end it when the kitchen is
+    not `active`, or a run is ended after `stop_timeout`.
+
+    Args:
+        settings: as for a node that joins.
+        name: the node's name.
+        words: what recipes may use beside the words of `flock.recipe`.
+
+    Raises:
+        NameTaken: another process of this machine uses the state folder.
+        JournalError: the journal cannot be used.
+    """
+    with ExitStack() as stack:
+        folder = StateFolder(settings.state_folder(name))
+        folder.hold(name)
+        stack.callback(folder.let_go)
+        journal = folder.journal(None)
+        stack.callback(journal.close)
+        keeper = ObjectKeeper(name, folder.path, journal, None)
+        stack.callback(keeper.close)
+        kitchen = make_kitchen(settings, name, journal, words, keeper)
+        stack.callback(lambda: kitchen.stop(settings.stop_timeout))
+        if settings.interval is not None:
+            stack.callback(Timetable(kitchen, settings.interval, settings.splay).stop)
+        yield kitchen
 
 
 def _is_edge(event: Mapping[str, Any]) -> bool:

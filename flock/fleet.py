@@ -23,6 +23,7 @@ from flock.calls import CallOptions, Calls
 from flock.errors import CallError, NameTaken, NodeNotFound, UsageError
 from flock.monitors import Down, Monitor
 from flock.node import Node, raise_file_limit
+from flock.node_objects import NodeObject, NodeObjects
 from flock.proxy import ActorProxy, NodeProxy, handle_maker, points_at
 from flock.settings import Settings, load_settings, make_registry
 from flock.supervisor import MAX_RESTARTS, RESTART_WINDOW, Group, Strategy
@@ -252,6 +253,22 @@ class Flock:
         return [
             self._proxy(record.name)[actor] for record in self.nodes() if actor in record.actors
         ]
+
+    def search(self, query: str) -> list[NodeObject]:
+        """Return the node objects of all machines that a query means, up or down, sorted by name.
+
+        Args:
+            query: as in Chef, `roles:web AND chef_environment:prod`; see
+                `flock.search`.
+
+        Returns:
+            Node objects; `.node` is the node itself, to be called.
+
+        Raises:
+            UsageError: it is no query.
+            RegistryUnavailable: that cannot be known now.
+        """
+        return NodeObjects(self.registry, self._proxy).search(query)
 
     # --- this node's own actors
 

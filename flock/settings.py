@@ -82,6 +82,8 @@ class Settings:
         environment: the node's environment, as its node object says.
         cookbooks: the folder with the cookbooks; None for no recipes.
         run_list: `recipe[cb]`, `recipe[cb::name]`, `cb::name`, `role[web]`.
+        sensitive_attributes: dotted paths, as `db.password`, of attributes that
+            never leave this machine.
         timeout: how long a call waits for its answer.
         session_timeout: how long a silent process keeps presence and locks in
             ZooKeeper.
@@ -108,6 +110,7 @@ class Settings:
     environment: str = "_default"
     cookbooks: Path | None = None
     run_list: tuple[str, ...] = ()
+    sensitive_attributes: tuple[str, ...] = ()
     timeout: float = 10.0
     session_timeout: float = 8.0
     lock_delay: float | None = None
@@ -305,6 +308,7 @@ SETTINGS: Mapping[str, tuple[Reader, str]] = {
     "environment": (read_environment, "a name of letters, digits, '_' and '-'"),
     "cookbooks": (read_path, "a folder"),
     "run_list": (read_run_list, "a list of items as 'recipe[cb::name]', or a text with commas"),
+    "sensitive_attributes": (read_run_list, "a list of dotted paths as 'db.password'"),
     "timeout": (seconds(above=0), _POSITIVE),
     "session_timeout": (seconds(at_least=1), "a number of seconds, 1 or more"),
     "lock_delay": (seconds(above=0), _POSITIVE),

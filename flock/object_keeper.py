@@ -1,0 +1,243 @@
+"""Keeps this machine's own node object: in the registry, and in the journal for an outage.
+
+The journal is written first, so that nothing a run learned is lost. What
+could not be brought to the registry is brought there as soon as it answers
+again, and before the next run at the latest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import secrets
+import socket
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from flock.errors import FlockError, RegistryUnavailable
+from flock.journal import Journal
+from flock.node_objects import Home, NodeObjects, check_size
+from registry.contract import Cancel, Registry, SessionState
+
+logger = logging.getLogger(__name__)
+
+_FOLDER_ID = "state folder id"
+_OBJECT = "node_object"
+_BASE = "normal attributes in the registry"
+_UNSAVED = "node object unsaved"
+_RUN_LIST = "run list"
+_OWN_RUN_LIST = "run list unsaved"
+
+_TRY_AGAIN = 5.0
+"""Seconds between two attempts to save while the registry seems to be there."""
+
+
+class ObjectKeeper:
+    """The memory of one node between runs; what a kitchen takes as its store.
+
+    Any thread may use it. Without a registry it is the journal alone.
+    """
+
+    def __init__(
+        self, name: str, folder: Path, journal: Journal, registry: Registry | None
+    ) -> None:
+        """Take what it works with; asks nobody.
+
+        Args:
+            name: the node's name.
+            folder: its state folder.
+            journal: its journal, open; closed by the caller after `close`.
+            registry: open; None while there is none.
+        """
+        self._name = name
+        self._journal = journal
+        self._objects = None if registry is None else NodeObjects(registry)
+        self._registry = registry
+        self._home = home_of(folder, journal)
+        self._lock = threading.Lock()
+        self._awake = threading.Event()
+        self._closed = False
+        self._saver: threading.Thread | None = None
+        self._stop_listening: Cancel | None = None
+        if registry is not None:
+            self._stop_listening = registry.on_state(self._on_state)
+
+    def close(self) -> None:
+        """End the attempts to save what is not saved yet; the next process goes on with them."""
+        self._closed = True
+        if self._stop_listening is not None:
+            self._stop_listening()
+        self._awake.set()
+        saver = self._saver
+        if saver is not None:
+            saver.join()
+
+    def claim(self, run_list: Sequence[str] | None = None) -> list[str]:
+        """Make sure that the node object is this state folder's own, and return its run list.
+
+        To be called once, before the first run.
+
+        Args:
+            run_list: the run list that was given to this process; it becomes
+                the node's own. None keeps what stands.
+
+        Raises:
+            BusyError: the node object belongs to another host or state folder.
+            RegistryUnavailable: that cannot be known now.
+        """
+        with self._lock:
+            if run_list:
+                self._journal.remember(_RUN_LIST, list(run_list))
+                self._journal.remember(_OWN_RUN_LIST, True)
+            if self._objects is not None:
+                given = self._journal.recall(_RUN_LIST) if self._owns_run_list() else None
+                standing = self._objects.claim(self._name, self._home, given)
+                self._note_run_list(standing)
+        return self._known_run_list()
+
+    # --- what a kitchen asks for
+
+    def run_list(self) -> list[str]:
+        """Return the node's own run list as it stands; asked before each run.
+
+        During an outage it is the last one known.
+        """
+        with self._lock:
+            if self._objects is not None and not self._owns_run_list():
+                try:
+                    found = self._objects.read(self._name)
+                except RegistryUnavailable as error:
+                    logger.warning("the run list is the last one known: %s", error)
+                else:
+                    if found is not None:
+                        self._note_run_list(found.run_list)
+        return self._known_run_list()
+
+    def normal_attributes(self) -> dict[str, Any]:
+        """Return the normal attributes as they stand; asked before each run.
+
+        During an outage they are what the last run left.
+        """
+        with self._lock:
+            if self._objects is not None:
+                try:
+                    self._save_what_is_left()
+                    found = self._objects.read(self._name)
+                    if found is not None:
+                        self._note_normal(found.normal)
+                except RegistryUnavailable as error:
+                    logger.warning("attributes are the last ones known: %s", error)
+            return self._known_normal()
+
+    def save(self, node_object: dict[str, Any]) -> None:
+        """Keep the node object; in an outage it reaches the registry later.
+
+        Raises:
+            DocumentTooLarge: no registry takes it; nothing was written.
+            BusyError: it belongs to another host or state folder by now.
+            JournalError: it is not kept.
+        """
+        check_size(node_object, self._home)
+        with self._lock:
+            self._journal.remember(_OBJECT, node_object)
+            self._journal.remember(_UNSAVED, True)
+            try:
+                self._save_what_is_left()
+            except RegistryUnavailable as error:
+                logger.warning("the node object is saved in the journal for now: %s", error)
+                self._save_later()
+
+    # --- inside; the lock is held
+
+    def _save_what_is_left(self) -> None:
+        """Bring to the registry what is not there yet."""
+        if self._objects is None or not self._journal.recall(_UNSAVED, False):
+            return
+        saved = self._objects.save(
+            self._journal.recall(_OBJECT) | {"run_list": self._known_run_list()},
+            self._home,
+            base=self._journal.recall(_BASE, {}),
+            with_run_list=self._owns_run_list(),
+        )
+        self._note_run_list(saved["run_list"])
+        self._note_normal(saved["normal"])
+        self._journal.remember(_UNSAVED, False)
+
+    def _owns_run_list(self) -> bool:
+        """Say whether a run list was given to us that the registry does not have yet."""
+        return bool(self._journal.recall(_OWN_RUN_LIST, False))
+
+    def _note_run_list(self, run_list: Sequence[str]) -> None:
+        if self._known_run_list() != list(run_list):
+            self._journal.remember(_RUN_LIST, list(run_list))
+        if self._owns_run_list():
+            self._journal.remember(_OWN_RUN_LIST, False)
+
+    def _known_run_list(self) -> list[str]:
+        return list(self._journal.recall(_RUN_LIST, []))
+
+    def _note_normal(self, normal: dict[str, Any]) -> None:
+        """Note what stands in the registry; what is not saved yet stays on top of it."""
+        if self._journal.recall(_BASE) != normal:
+            self._journal.remember(_BASE, normal)
+        known = self._journal.recall(_OBJECT) or {}
+        if known.get("normal") != normal:
+            self._journal.remember(_OBJECT, known | {"normal": normal})
+
+    def _known_normal(self) -> dict[str, Any]:
+        known: dict[str, Any] = (self._journal.recall(_OBJECT) or {}).get("normal", {})
+        return known
+
+    # --- saving later
+
+    def _on_state(self, state: SessionState) -> None:
+        if state is SessionState.CONNECTED:
+            self._awake.set()
+
+    def _save_later(self) -> None:
+        """Have a thread save once the registry answers; it ends when that is done."""
+        if self._saver is None or not self._saver.is_alive():
+            self._awake.clear()
+            self._saver = threading.Thread(
+                target=self._save_when_it_answers, name="flock-object-keeper", daemon=True
+            )
+            self._saver.start()
+
+    def _save_when_it_answers(self) -> None:
+        while True:
+            self._awake.wait(_TRY_AGAIN)
+            self._awake.clear()
+            if self._closed:
+                return
+            with self._lock:
+                try:
+                    self._save_what_is_left()
+                except RegistryUnavailable:
+                    continue
+                except FlockError as error:
+                    logger.error("the node object is not saved: %s", error)
+                    return
+                else:
+                    logger.info("the node object is saved in the registry")
+                    return
+
+
+def home_of(folder: Path, journal: Journal) -> Home:
+    """Return where the node object of a state folder belongs; the folder gets its id once."""
+    folder_id = journal.recall(_FOLDER_ID)
+    if folder_id is None:
+        journal.remember(_FOLDER_ID, secrets.token_hex(16))
+        folder_id = journal.recall(_FOLDER_ID)
+    return Home(folder_id, _machine_id(), socket.gethostname(), str(folder))
+
+
+def _machine_id() -> str:
+    """Return what tells this machine from others, empty if nothing does."""
+    try:
+        text = Path("/etc/machine-id").read_text().strip()
+    except OSError:
+        return ""
+    # The number itself is not for others to see: machine-id(5).
+    return hashlib.sha256(f"flock {text}".encode()).hexdigest()[:32] if text else ""
