@@ -23,26 +23,74 @@ from flock.converge.words import NodeWord, Word, find_resource, include_recipe, 
 from flock.errors import RecipeError
 
 if TYPE_CHECKING:
+    from flock.converge.resources.ansible_module import AnsibleModule
+    from flock.converge.resources.ansible_playbook import AnsiblePlaybook
+    from flock.converge.resources.chef_client import ChefClient
+    from flock.converge.resources.cron import Cron
+    from flock.converge.resources.directory import Directory
     from flock.converge.resources.execute import Execute
     from flock.converge.resources.file import File
+    from flock.converge.resources.git import Git
+    from flock.converge.resources.group import Group
+    from flock.converge.resources.link import Link
     from flock.converge.resources.log import Log
+    from flock.converge.resources.package import Package
+    from flock.converge.resources.puppet_apply import PuppetApply
+    from flock.converge.resources.python_block import PythonBlock
+    from flock.converge.resources.remote_file import RemoteFile
+    from flock.converge.resources.salt_call import SaltCall
+    from flock.converge.resources.service import Service
+    from flock.converge.resources.template import Template
+    from flock.converge.resources.user import User
     from flock.fleet import FlockOfChefs
 
     # A word takes what its kind's class takes, and returns the resource.
+    ansible_module = AnsibleModule
+    ansible_playbook = AnsiblePlaybook
+    chef_client = ChefClient
+    cron = Cron
+    directory = Directory
     execute = Execute
     file = File
+    git = Git
+    group = Group
+    link = Link
     log = Log
+    package = Package
+    puppet_apply = PuppetApply
+    python_block = PythonBlock
+    remote_file = RemoteFile
+    salt_call = SaltCall
+    service = Service
+    template = Template
+    user = User
 
 __all__ = [
     "FlockOfChefs",
+    "ansible_module",
+    "ansible_playbook",
+    "chef_client",
+    "cron",
+    "directory",
     "execute",
     "file",
     "find_resource",
+    "git",
+    "group",
     "include_recipe",
     "lazy",
     "library",
+    "link",
     "log",
     "node",
+    "package",
+    "puppet_apply",
+    "python_block",
+    "remote_file",
+    "salt_call",
+    "service",
+    "template",
+    "user",
 ]
 
 node = NodeWord()
