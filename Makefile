@@ -11,7 +11,7 @@ READY := $(VENV)/.ready
 SHELL := /bin/sh
 
 .DEFAULT_GOAL := help
-.PHONY: help setup venv demo test lint bench-calls clean
+.PHONY: help setup venv demo test lint bench bench-calls clean
 
 help: ## list the targets
 	@echo "Targets:"
@@ -53,6 +53,10 @@ lint: $(READY) ## ruff, mypy --strict, and the one-way imports
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+
+bench: $(READY) ## the same beside Pyro5, RPyC and xoscar, and what a node costs
+	@$(BIN)/pip install --quiet --editable '.[bench]'
+	@$(BIN)/python scripts/bench.py $(ARGS)
 
 bench-calls: $(READY) ## our calls beside a raw pyzmq ping-pong, as ratios
 	@$(BIN)/python scripts/bench_calls.py $(ARGS)

@@ -23,7 +23,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import msgpack
@@ -43,9 +44,13 @@ class Echo(Actor):
         return value
 
 
+def _context() -> zmq.Context[zmq.Socket[bytes]]:
+    return zmq.Context.instance()
+
+
 def serve_raw() -> None:
     """Answer each message with its last field, until standard input ends."""
-    socket = zmq.Context.instance().socket(zmq.ROUTER)
+    socket = _context().socket(zmq.ROUTER)
     port = socket.bind_to_random_port("tcp://127.0.0.1")
     socket.rcvhwm = socket.sndhwm = 0
     print(port, flush=True)
@@ -67,10 +72,34 @@ def serve_flock(folder: str, crypto: bool) -> None:
 
 
 @contextlib.contextmanager
-def server(*arguments: str) -> Iterator[str]:
-    """Run this file as a server on the last core; yield its first line."""
+def awake_cores() -> Iterator[None]:
+    """Keep every core from falling asleep, with work that gives way to any other.
+
+    What it costs to wake a sleeping core is the machine's, not ours, and swings
+    more than everything that is measured here.
+    """
+    spinners = []
+    for core in sorted(os.sched_getaffinity(0)):
+        spinner = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+        os.sched_setaffinity(spinner.pid, {core})
+        os.sched_setscheduler(spinner.pid, os.SCHED_IDLE, os.sched_param(0))
+        spinners.append(spinner)
+    try:
+        yield
+    finally:
+        for spinner in spinners:
+            spinner.kill()
+            spinner.wait()
+
+
+@contextlib.contextmanager
+def server(*arguments: str, script: str = __file__) -> Iterator[str]:
+    """Run a script as a server on the last core; yield its first line."""
     process = subprocess.Popen(
-        [sys.executable, __file__, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, script, *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     assert process.stdin is not None and process.stdout is not None
     os.sched_setaffinity(process.pid, {max(os.sched_getaffinity(0))})
@@ -92,7 +121,7 @@ class Raw:
 
     def connected(self) -> zmq.Socket[bytes]:
         """Make a connection of its own, for one thread."""
-        socket = zmq.Context.instance().socket(zmq.DEALER)
+        socket: zmq.Socket[bytes] = _context().socket(zmq.DEALER)
         socket.linger = 0
         socket.rcvhwm = socket.sndhwm = 0
         socket.connect(f"tcp://127.0.0.1:{self.port}")
@@ -160,6 +189,13 @@ class Ours:
             self.echo.echo.defer(b"x" * 10)
         self.echo.echo(b"x" * 10)
 
+    def batch(self, count: int) -> None:
+        """Make all calls in one message."""
+        batch = self.echo.batch()
+        for _ in range(count):
+            batch.echo(b"x" * 10)
+        list(batch())
+
     def threads(self, threads: int, each: int) -> None:
         """Call from many threads."""
 
@@ -170,7 +206,7 @@ class Ours:
         in_threads(threads, work)
 
 
-def timed(work: Callable[[], None]) -> float:
+def timed(work: Callable[[], object]) -> float:
     """Return how many seconds the work took."""
     started = time.perf_counter()
     work()
@@ -178,7 +214,7 @@ def timed(work: Callable[[], None]) -> float:
 
 
 def alternate(
-    rounds: int, work: dict[str, Callable[[], None]]
+    rounds: int, work: Mapping[str, Callable[[], object]]
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Run pieces of work in turn; return each one's median seconds and ratio to the first's.
 
@@ -195,7 +231,9 @@ def alternate(
     first = seconds[names[0]]
     medians = {name: statistics.median(seconds[name]) for name in names}
     ratios = {
-        name: statistics.median(mine / base for mine, base in zip(seconds[name], first, strict=True))
+        name: statistics.median(
+            mine / base for mine, base in zip(seconds[name], first, strict=True)
+        )
         for name in names
     }
     return medians, ratios
@@ -221,19 +259,16 @@ def measure(raw: Raw, plain: Ours, curve: Ours, rounds: int) -> None:
         medians, ratios = alternate(rounds, work)
         shown = {name: medians[name] / count * 1e6 for name in medians}
         row(f"synchronous call, {size} (us)", shown, ratios, slower=True)
-    for title, method, count in (
-        ("futures, 5,000 outstanding (/s)", "pipelined", 5000),
-        ("tells (/s)", "one_way", 10_000),
+    for title, method, arguments, count in (
+        ("futures, 5,000 outstanding (/s)", "pipelined", (5000,), 5000),
+        ("tells (/s)", "one_way", (10_000,), 10_000),
+        ("8 calling threads (/s)", "threads", (8, 200), 1600),
     ):
         work = {
-            name: (lambda client=client, method=method, count=count: getattr(client, method)(count))
-            for name, client in clients.items()
+            name: partial(getattr(client, method), *arguments) for name, client in clients.items()
         }
         medians, ratios = alternate(max(3, rounds // 3), work)
         row(title, {name: count / medians[name] for name in medians}, ratios, slower=False)
-    work = {name: (lambda client=client: client.threads(8, 200)) for name, client in clients.items()}
-    medians, ratios = alternate(max(3, rounds // 3), work)
-    row("8 calling threads (/s)", {name: 1600 / medians[name] for name in medians}, ratios, slower=False)
 
 
 def row(title: str, shown: dict[str, float], ratios: dict[str, float], *, slower: bool) -> None:
@@ -264,17 +299,23 @@ def run(rounds: int) -> None:
     """Start the three servers and measure."""
     folder = tempfile.mkdtemp(prefix="flock-bench-")
     plain, curve = f"{folder}/plain", f"{folder}/curve"
-    print(f"flock {flock.__version__}, {rounds} rounds, times of raw: lower is better, rates: higher")
+    print(
+        f"flock {flock.__version__}, {rounds} rounds, times of raw: lower is better, rates: higher"
+    )
     try:
         with (
+            awake_cores(),
             server("--serve", "raw") as port,
             server("--serve", "plain", "--folder", plain),
             server("--serve", "curve", "--folder", curve),
-            Flock(registry=f"embedded:{plain}", crypto=False) as plain_client,
-            Flock(registry=f"embedded:{curve}") as curve_client,
         ):
+            # Before any thread of a client exists: each inherits its maker's cores.
             os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-            measure(Raw(int(port)), Ours(plain_client), Ours(curve_client), rounds)
+            with (
+                Flock(registry=f"embedded:{plain}", crypto=False) as plain_client,
+                Flock(registry=f"embedded:{curve}") as curve_client,
+            ):
+                measure(Raw(int(port)), Ours(plain_client), Ours(curve_client), rounds)
     finally:
         shutil.rmtree(folder)
 

@@ -1,0 +1,272 @@
+#!/usr/bin/env python3
+"""Measure our calls against the limit (raw pyzmq) and against other libraries, in one run.
+
+Needs the extra `bench`; `make bench` installs it. A peer that is not installed
+is left out and named. The method is that of `bench_calls`: alternating chunks,
+servers in processes of their own, client and servers pinned to a core each,
+ratios between neighbouring chunks, medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib.util
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any
+
+import bench_peers
+import psutil
+from bench_calls import (
+    PAYLOADS,
+    Ours,
+    Raw,
+    alternate,
+    awake_cores,
+    repeat,
+    serve_flock,
+    serve_raw,
+    server,
+)
+
+from flock import Flock, FlockOfChefs
+
+MODULES = {"pyro": "Pyro5", "rpyc": "rpyc", "xoscar": "xoscar"}
+OURS, CURVE = "ours, plain", "ours, CURVE"
+
+
+def table(clients: dict[str, Any], rounds: int) -> None:
+    """Measure and print every form of call."""
+    few = max(3, rounds // 3)
+    for size, value in PAYLOADS.items():
+        count = 300 if size != "64 KiB" else 60
+        works: dict[str, Callable[[], object]] = {
+            name: partial(client.repeat, value, count)
+            if hasattr(client, "repeat")
+            else repeat(client.call, value, count)
+            for name, client in clients.items()
+        }
+        show(f"synchronous call, {size}", "us", works, rounds, partial(_microseconds, count))
+    show_rate("futures, 5,000 outstanding", clients, "pipelined", (5000,), 5000, few)
+    show_rate("tells", clients, "one_way", (10_000,), 10_000, few)
+    show_rate("many calls in one message", clients, "batch", (5000,), 5000, few)
+    show_rate("8 calling threads", clients, "threads", (8, 200), 1600, few)
+    with burning():
+        works = {
+            name: repeat(client.call, PAYLOADS["10 B"], 10)
+            for name, client in clients.items()
+            if name in ("raw", OURS, CURVE)
+        }
+        show("beside a thread that burns CPU", "us", works, few, partial(_microseconds, 10))
+
+
+def _microseconds(count: int, seconds: float) -> float:
+    return seconds / count * 1e6
+
+
+def show_rate(
+    title: str,
+    clients: dict[str, Any],
+    method: str,
+    arguments: tuple[int, ...],
+    count: int,
+    rounds: int,
+) -> None:
+    """Measure one rate with every client that has the form."""
+    works = {
+        name: partial(getattr(client, method), *arguments)
+        for name, client in clients.items()
+        if hasattr(client, method)
+    }
+    show(title, "/s", works, rounds, lambda seconds: count / seconds)
+
+
+def show(
+    title: str,
+    unit: str,
+    works: Mapping[str, Callable[[], object]],
+    rounds: int,
+    figure: Callable[[float], float],
+) -> None:
+    """Measure one line and print it: figure, and ratio to the first."""
+    medians, ratios = alternate(rounds, works)
+    print(f"\n{title} ({unit}; x = against {next(iter(works))})")
+    for name, seconds in medians.items():
+        ratio = ratios[name] if unit == "us" else 1 / ratios[name]
+        print(f"  {name:14}{figure(seconds):14,.0f}   {ratio:6.2f}x", flush=True)
+
+
+@contextlib.contextmanager
+def burning() -> Iterator[None]:
+    """Keep a thread of this process busy."""
+    over = threading.Event()
+
+    def burn() -> None:
+        while not over.is_set():
+            sum(range(1000))
+
+    thread = threading.Thread(target=burn)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def percentiles(ours: Ours, curve: Ours) -> None:
+    """Print median and 99th percentile of single calls."""
+    print("\nsingle calls, 10 B (us)")
+    for name, client in ((OURS, ours), (CURVE, curve)):
+        taken = []
+        for _ in range(3000):
+            started = time.perf_counter()
+            client.call(PAYLOADS["10 B"])
+            taken.append((time.perf_counter() - started) * 1e6)
+        taken.sort()
+        print(f"  {name:14} median {statistics.median(taken):8,.0f}   p99 {taken[2970]:8,.0f}")
+
+
+def costs(folder: str) -> None:
+    """Print what a node costs: memory, wake-ups, time until listed, the first call."""
+    registry = f"embedded:{folder}/costs"
+    code = (
+        "import sys\nfrom flock import Flock\n"
+        f"with Flock(name=sys.argv[1], registry={registry!r}):\n"
+        "    print('ready', flush=True)\n    sys.stdin.read()\n"
+    )
+
+    def start(name: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-c", code, name],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def ready(process: subprocess.Popen[str]) -> None:
+        assert process.stdout is not None
+        process.stdout.readline()
+
+    began = time.monotonic()
+    idle = start("x")
+    ready(idle)
+    print(f"\na node: {time.monotonic() - began:.2f} s from start to listed")
+    watched = psutil.Process(idle.pid)
+    before = sum(_switches(idle.pid))
+    time.sleep(5)
+    rate = (sum(_switches(idle.pid)) - before) / 5
+    resident = watched.memory_info().rss / 2**20
+    print(f"  idle: {resident:.1f} MiB resident, {rate:.1f} wake-ups a second")
+    started = time.perf_counter()
+    FlockOfChefs.start(registry=registry)
+    FlockOfChefs["x"]["info"].load_averages()
+    first = time.perf_counter() - started
+    for _ in range(998):
+        FlockOfChefs["x"]["info"].load_averages()
+    started = time.perf_counter()
+    FlockOfChefs["x"]["info"].load_averages()
+    last = time.perf_counter() - started
+    print(
+        f"  FlockOfChefs['x']['info'].load_averages(): {first * 1e3:.1f} ms the first time "
+        f"(joining included), {last * 1e6:.0f} us the thousandth"
+    )
+    visitors = [Flock(registry=registry).start() for _ in range(100)]
+    for visitor in visitors:
+        visitor["x"]["info"].load_averages()
+    print(f"  with 100 peers: {watched.memory_info().rss / 2**20:.1f} MiB resident")
+    for visitor in visitors:
+        visitor.close()
+    FlockOfChefs.close()
+    assert idle.stdin is not None and idle.stdout is not None
+    idle.stdin.close()
+    idle.wait(10)
+    idle.stdout.close()
+    commands = []
+    for _ in range(5):
+        started = time.monotonic()
+        subprocess.run(
+            [sys.executable, "-m", "flock", "nodes", "--registry", registry, "--json"],
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
+        commands.append(time.monotonic() - started)
+    print(
+        f"  flockctl nodes, embedded registry: {statistics.median(commands):.2f} s, whole process"
+    )
+
+
+def _switches(pid: int) -> list[int]:
+    """Return the voluntary context switches of each thread of a process."""
+    counts = []
+    for thread in os.listdir(f"/proc/{pid}/task"):
+        with open(f"/proc/{pid}/task/{thread}/status") as status:
+            line = next(line for line in status if line.startswith("voluntary"))
+            counts.append(int(line.split()[1]))
+    return counts
+
+
+def run(rounds: int) -> None:
+    """Start the servers and measure."""
+    folder = tempfile.mkdtemp(prefix="flock-bench-")
+    plain, curve = f"{folder}/plain", f"{folder}/curve"
+    print("x: times of raw pyzmq; for times lower is better, for rates (/s) higher")
+    try:
+        with contextlib.ExitStack() as stack:
+            enter = stack.enter_context
+            enter(awake_cores())
+            port = enter(server("--serve", "raw", script=__file__))
+            enter(server("--serve", "plain", "--folder", plain, script=__file__))
+            enter(server("--serve", "curve", "--folder", curve, script=__file__))
+            served = {}
+            for name, module in MODULES.items():
+                if importlib.util.find_spec(module) is None:
+                    print(f"{name} is not installed and left out", file=sys.stderr)
+                    continue
+                served[name] = enter(server("--serve", name, script=__file__))
+            # Before any thread of a client exists: each inherits its maker's cores.
+            everywhere = os.sched_getaffinity(0)
+            stack.callback(os.sched_setaffinity, 0, everywhere)
+            os.sched_setaffinity(0, {min(everywhere)})
+            clients: dict[str, Any] = {
+                "raw": Raw(int(port)),
+                OURS: Ours(enter(Flock(registry=f"embedded:{plain}", crypto=False))),
+                CURVE: Ours(enter(Flock(registry=f"embedded:{curve}"))),
+            }
+            for name, where in served.items():
+                clients[name] = bench_peers.CLIENTS[name](where)
+            table(clients, rounds)
+            percentiles(clients[OURS], clients[CURVE])
+        costs(folder)
+    finally:
+        shutil.rmtree(folder)
+
+
+def main() -> None:
+    """Serve, or measure."""
+    parser = argparse.ArgumentParser(description="Our calls beside raw pyzmq and other libraries.")
+    parser.add_argument("--rounds", type=int, default=9, help="chunks of each kind (9)")
+    parser.add_argument("--serve", help=argparse.SUPPRESS)
+    parser.add_argument("--folder", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.serve == "raw":
+        serve_raw()
+    elif options.serve in ("plain", "curve"):
+        serve_flock(options.folder, options.serve == "curve")
+    elif options.serve:
+        bench_peers.SERVERS[options.serve]()
+    else:
+        run(options.rounds)
+
+
+if __name__ == "__main__":
+    main()
