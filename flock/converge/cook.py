@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +122,11 @@ class Cook:
             run = Run(self._node.name, "a look", [], why_run=True)
             return self._new_runner(run, standing).would_change(found, action)
 
+    def take_up_notices(self) -> None:
+        """Settle what a process armed that died; the run lock is held, and something stands."""
+        if self._outbound is not None and self.standing is not None:
+            self._outbound.take_up("", self.would_change)
+
     def public_attributes(self) -> dict[str, Any]:
         """Return the newest merged attributes without what is sensitive."""
         return self._node.public(self._newest_attributes())
@@ -198,7 +204,7 @@ class Cook:
 
         outcome = self._outcome(run, deed)
         if self._outbound is not None:
-            self._outbound.run_over(run.run_id, complete=False)
+            run.report.notices += self._outbound.run_over(run.run_id, complete=False)
         run.report.end(*outcome)
 
     # --- inside
@@ -239,6 +245,10 @@ class Cook:
             with compilation.active(), self._around(run):
                 if run.is_own:
                     runner.take_up_left_over()
+                    if self._outbound is not None and not run.why_run:
+                        self._outbound.take_up(
+                            run.run_id, partial(_would_change, runner, compilation)
+                        )
                 runner.converge()
         except FlockError:
             self._end(run, compilation, after_failure=True)
@@ -274,7 +284,9 @@ class Cook:
             return
         try:
             if self._outbound is not None:
-                self._outbound.run_over(run.run_id, run.is_own and not after_failure)
+                run.report.notices += self._outbound.run_over(
+                    run.run_id, run.is_own and not after_failure
+                )
             self._node.save(compilation.attributes, self.node_object())
         except FlockError as error:
             if not after_failure:
@@ -303,6 +315,12 @@ class Cook:
     def _tell(self, run: Run, event: str, said: Mapping[str, Any]) -> None:
         """Tell an event of a run."""
         self._events.tell(run.run_id, event, said)
+
+
+def _would_change(runner: Runner, compilation: Compilation, name: str, action: str) -> bool | None:
+    """Say whether an action of a declared resource would change anything; None if unknown."""
+    found = compilation.resources.find(name)
+    return None if found is None else runner.would_change(found, action)
 
 
 def _call(handlers: Sequence[Handler], data: dict[str, Any]) -> None:

@@ -26,6 +26,7 @@ from flock.converge.node_object import NodeObject
 from flock.converge.node_store import JournalStore, NodeStore
 from flock.converge.notification import Trail
 from flock.converge.outbound import Outbound
+from flock.converge.resource import Resource
 from flock.converge.run import Run
 from flock.converge.run_lock import RunLock
 from flock.converge.run_queue import RunQueue
@@ -234,6 +235,26 @@ class Kitchen:
         """
         return self._cook.would_change(resource, action)
 
+    def knows(self, resource: str) -> bool:
+        """Say whether a resource of this name was declared, whatever it can do."""
+        standing = self._cook.standing
+        return standing is not None and standing.resources.find(resource) is not None
+
+    def is_declared(self) -> bool:
+        """Say whether the node's own run list was declared without an error."""
+        return self._cook.standing is not None
+
+    def standing_resources(self) -> list[Resource]:
+        """Return the resources that stand, in the order they were declared."""
+        return [] if self._cook.standing is None else list(self._cook.standing.resources)
+
+    def take_up_notices(self) -> None:
+        """Settle notices that a process armed here before it died, unless a run goes on.
+
+        What goes on settles them itself.
+        """
+        self._queue.do_if_idle(self._cook.take_up_notices)
+
     def act(
         self,
         resource: str,
@@ -242,6 +263,7 @@ class Kitchen:
         *,
         trail: Trail = (),
         cancellation: Cancellation | None = None,
+        begin: Callable[[str], None] | None = None,
     ) -> dict[str, Any]:
         """Run one action of a standing resource with all that it sets off.
 
@@ -255,6 +277,8 @@ class Kitchen:
             trail: the (resource, action) pairs that led here; coming round to
                 one of them is a failure.
             cancellation: ends it; leaving does so too.
+            begin: called with the run's id when its turn has come, before
+                anything is done; what it raises is passed on, and nothing is done.
 
         Returns:
             A report as of a run, also if it failed; it is not kept.
@@ -267,6 +291,8 @@ class Kitchen:
         run = Run(self.name, asked_by, [])
         run.cancellation = cancellation or run.cancellation
         with self._queue.alone(f"{action} {resource}", run.cancellation):
+            if begin is not None:
+                begin(run.run_id)
             self._cook.act(run, resource, action, trail)
         return run.report.as_data()
 

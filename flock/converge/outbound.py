@@ -7,6 +7,7 @@ notifications are declared and nothing comes of them.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from flock.converge.notification import Trail
@@ -41,11 +42,25 @@ class Outbound(Protocol):
             A row per notice for the report: `id`, `to`, `resource`, `action`.
         """
 
-    def run_over(self, run_id: str, complete: bool) -> None:
+    def take_up(self, run_id: str, would_change: Callable[[str, str], bool | None]) -> None:
+        """Settle what processes armed that died before they could.
+
+        Called under the run lock, before anything is changed.
+
+        Args:
+            run_id: the run that begins; empty outside a run.
+            would_change: says of a resource and an action whether that would
+                still change anything; None if it cannot be told.
+        """
+
+    def run_over(self, run_id: str, complete: bool) -> list[dict[str, Any]]:
         """Hear that a run is over, its delayed local notifications made.
 
         Args:
             run_id: the run; delayed notices of it are to leave now.
             complete: it was a complete, successful run of the node's own run
                 list: what it no longer declares is wanted no more.
+
+        Returns:
+            A row per delayed notice for the report, as `settle` does.
         """
