@@ -61,18 +61,34 @@ class Slots:
     """The slots of a lock as one look found them.
 
     Attributes:
+        version: of the slots' folder, which every claim raises: a claim that is
+            made for this version knows all holders. None if there is no folder.
         held: who holds which slot; None for what cannot be read.
         unclean: marks whose holders are gone without a clean end, by path.
     """
 
+    version: int | None
     held: dict[int, Claim | None]
     unclean: dict[str, tuple[int, Claim | None]]
 
     @classmethod
     def look(cls, requests: Requests, places: Places, hub: Hub) -> Slots:
         """Read all of it, with watches for whatever may free a slot."""
-        found = requests.children(places.slots, hub.fired)
-        named = [number_in(name) for name in (found[0] if found else [])]
+        # The slots first: a mark is never without its slot to who reads them in this order.
+        return cls.read(
+            requests, places, *requests.children_of_all([places.slots, places.marks], hub.fired)
+        )
+
+    @classmethod
+    def read(
+        cls,
+        requests: Requests,
+        places: Places,
+        slots: tuple[list[str], ZnodeStat] | None,
+        marks: tuple[list[str], ZnodeStat] | None,
+    ) -> Slots:
+        """Read what stands at the names that were found in the two folders."""
+        named = [number_in(name) for name in (slots[0] if slots else [])]
         numbers = sorted(number for number in named if number is not None)
         nodes = requests.get_many([places.slot(number) for number in numbers])
         held = {
@@ -80,8 +96,7 @@ class Slots:
             for number, node in zip(numbers, nodes, strict=True)
             if node is not None
         }
-        found = requests.children(places.marks, hub.fired)
-        names = found[0] if found else []
+        names = marks[0] if marks else []
         live = {f"{number}.{claim.attempt}" for number, claim in held.items() if claim}
         stale = [name for name in names if name not in live]
         nodes = requests.get_many([f"{places.marks}/{name}" for name in stale])
@@ -90,7 +105,7 @@ class Slots:
             for name, node in zip(stale, nodes, strict=True)
             if node is not None
         }
-        return cls(held, unclean)
+        return cls(int(slots[1].version) if slots else None, held, unclean)
 
 
 class UncleanEnds:
@@ -197,14 +212,11 @@ class Attempt:
         try:
             if self._entry is not None and self._session.guard.session != self._session_id:
                 self._begin_anew()
-            lock = self._reenter() if self._entry is None else None
-            if lock is None:
-                if self._entry is None:
-                    self._enter_line()
-                lock = self._advance()
+            lock = self._enter() if self._entry is None else self._advance()
         except RegistryUnavailable as error:
-            # Once in line an outage is waited out; it is the deadline that ends it.
-            if not self._was_in_line or self._session.state() is SessionState.CLOSED:
+            # Once begun an outage is waited out; it is the deadline that ends it.
+            has_begun = self._was_in_line or self._claiming is not None
+            if not has_begun or self._session.state() is SessionState.CLOSED:
                 raise
             self._unreachable = error
             self._next_look = _PAUSE_IN_OUTAGE
@@ -221,9 +233,38 @@ class Attempt:
 
     # --- getting into the line
 
-    def _enter_line(self) -> None:
+    def _enter(self) -> ZooKeeperLock | None:
+        """Take a slot without standing in line, if that is fair; else enter the line."""
         requests = self._requests()
-        requests.exists(self._places.line)  # so that there is a session to speak of
+        if self._claiming is not None:
+            # The answer to a claim was lost: it was done, or it is undone for sure.
+            lock = self._find_claim(requests)
+            if lock is not None:
+                return lock
+            self._begin_anew()
+        line, slots, marks = requests.children_of_all(
+            [self._places.line, self._places.slots, self._places.marks]
+        )
+        found = Slots.read(requests, self._places, slots, marks)
+        kept = self._kept_for_us(found)
+        if kept is not None:
+            # Past everybody in line, who cannot have it anyway.
+            number, delay = kept
+            if delay <= 0:
+                return self._take(requests, number, found)
+            self._next_look = min(self._next_look, delay)
+            return None
+        if not (line and line[0]):
+            free = self._free_slot(found)
+            lock = None if free is None else self._take(requests, free, found)
+            if lock is not None or self._claiming is not None:
+                return lock
+        if self._deadline is None or time.monotonic() < self._deadline:
+            self._enter_line(requests)
+            return self._advance()
+        return None
+
+    def _enter_line(self, requests: Requests) -> None:
         session = self._session.guard.session
         while True:
             path = f"{self._places.line}/{self._claim.attempt}."
@@ -305,20 +346,11 @@ class Attempt:
         free = self._free_slot(slots)
         return None if free is None else self._take(requests, free, slots)
 
-    def _reenter(self) -> ZooKeeperLock | None:
-        """Take the slot that is kept for our owner, past everybody in line."""
-        requests = self._requests()
-        marks = requests.names(self._places.marks)
-        if not marks:
-            return None
-        slots = Slots.look(requests, self._places, self._hub)
-        number = self._own_kept_slot(slots)
-        return None if number is None else self._take(requests, number, slots)
-
-    def _own_kept_slot(self, slots: Slots) -> int | None:
+    def _kept_for_us(self, slots: Slots) -> tuple[int, float] | None:
+        """Return a slot that is kept for our owner, and seconds until we may have it."""
         for mark, (number, claim) in slots.unclean.items():
-            if self._is_kept_for_us(claim) and self._delay_left(mark, claim) <= 0:
-                return number
+            if self._is_kept_for_us(claim):
+                return number, self._delay_left(mark, claim)
         return None
 
     def _is_kept_for_us(self, claim: Claim | None) -> bool:
@@ -332,9 +364,9 @@ class Attempt:
         one, and let each other in.
         """
         self._unclean.keep_only(self._places.marks, slots.unclean)
-        kept_for_us = self._own_kept_slot(slots)
-        if kept_for_us is not None:
-            return kept_for_us
+        kept = self._kept_for_us(slots)
+        if kept is not None and kept[1] <= 0:
+            return kept[0]
         occupied: dict[int, Claim | None] = dict(slots.held)
         for mark, (number, claim) in slots.unclean.items():
             remaining = self._delay_left(mark, claim)
@@ -364,33 +396,42 @@ class Attempt:
             self._owner, self._claim.attempt, _wall_clock(), self._slots, self._keep
         )
         data = self._claim.encoded()
+        slot = self._places.slot(number)
         steps = requests.transaction()
         if self._entry is not None:
             steps.delete(f"{self._places.line}/{self._entry}")
-        steps.create(self._places.slot(number), data, ephemeral=True)
-        for mark, (_, claim) in slots.unclean.items():
-            # A slot that is kept for us is one of ours to give up only if it is this one.
+        if slots.version is None:
+            for folder in self._places.all:
+                steps.create(folder)
+        else:
+            steps.set(self._places.slots, b"", slots.version)
+        steps.create(slot, data, ephemeral=True)
+        for mark, (kept, claim) in slots.unclean.items():
+            # A slot that is kept for us is ours to give up only if it is this one.
             is_past = self._delay_left(mark, claim) <= 0
-            if is_past and (slots.unclean[mark][0] == number or not self._is_kept_for_us(claim)):
+            if is_past and (kept == number or not self._is_kept_for_us(claim)):
                 steps.delete(mark)
         steps.create(self._places.mark(number, self._claim.attempt), data)
         self._claiming = number
         self._session_id = self._session_id or self._session.guard.session
         try:
-            steps.commit()
+            found = steps.commit_then_get(slot)
         except Refused:
             self._claiming = None
             self._woken.set()  # something changed under our hands: look again
-            time.sleep(0.01)
             return None
-        return self._find_claim(requests)
+        return self._lock_if_ours(found)
 
     def _find_claim(self, requests: Requests) -> ZooKeeperLock | None:
         """Return the lock if the slot we claimed is surely ours."""
         if self._claiming is None or self._session_id is None:
             return None
-        found = requests.get(self._places.slot(self._claiming))
-        if found is None or found[1].ephemeralOwner != self._session_id:
+        return self._lock_if_ours(requests.get(self._places.slot(self._claiming)))
+
+    def _lock_if_ours(self, found: tuple[bytes, ZnodeStat] | None) -> ZooKeeperLock | None:
+        if found is None or self._claiming is None or self._session_id is None:
+            return None
+        if found[1].ephemeralOwner != self._session_id:
             return None
         claim = Claim.parse(found[0])
         if claim is None or claim.attempt != self._claim.attempt:

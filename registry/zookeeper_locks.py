@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -48,6 +49,10 @@ _log = logging.getLogger(__name__)
 
 _RELEASE_TIMEOUT = 2.0
 
+_TIDY_AFTER = 2.0
+"""Seconds after which the folders of a lock that was given back are removed if nobody uses them:
+not at once, or who takes it again and again would make them again and again."""
+
 
 @dataclass(slots=True, eq=False)
 class _Kept:
@@ -74,6 +79,7 @@ class Locks:
         self._unclean = UncleanEnds(session.guard.now)
         self._lock = threading.Lock()
         self._kept: list[_Kept] = []
+        self._untidy: dict[Places, float] = {}
         self._woken = threading.Event()
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
@@ -127,7 +133,7 @@ class Locks:
 
         def give_back_and_tidy(requests: Requests) -> None:
             give_back(requests, lock.places, lock.slot, lock.claim.attempt)
-            tidy(requests, lock.places)
+            self._tidy_later(lock.places)
 
         self._now_or_later(f"release lock {lock.lockid!r}", give_back_and_tidy)
 
@@ -164,7 +170,11 @@ class Locks:
             self._woken.set()
 
         kept.stop_listening = self._hub.listen(lock.places.slot(lock.slot), look)
-        # The claim itself was a write; the first look is for the watch.
+        # The claim itself was a write; what happens before the watch stands, the next one finds.
+        kept.confirm_at = self._session.guard.now() + self._session.guard.granted / 4
+        with contextlib.suppress(RegistryUnavailable):
+            requests = self._session.requests()
+            kept.is_watched = requests.watch_later(lock.places.slot(lock.slot), self._hub.fired)
         with self._lock:
             self._kept.append(kept)
             if self._thread is None and not self._stopping.is_set():
@@ -177,14 +187,34 @@ class Locks:
     def _run(self) -> None:
         while not self._stopping.is_set():
             with self._lock:
-                kept = list(self._kept)
-            # An eighth, so that doubt is told soon after it begins.
-            self._woken.wait(self._session.guard.granted / 8 if kept else None)
+                # An eighth, so that doubt is told soon after it begins.
+                pause = self._session.guard.granted / 8 if self._kept else None
+                if self._untidy:
+                    pause = min(pause or _TIDY_AFTER, _TIDY_AFTER)
+            self._woken.wait(pause)
             self._woken.clear()
             with self._lock:
                 kept = list(self._kept)
             for one in kept:
                 self._look_after(one)
+            self._tidy(time.monotonic())
+
+    def _tidy_later(self, places: Places) -> None:
+        with self._lock:
+            self._untidy[places] = time.monotonic() + _TIDY_AFTER
+        self._woken.set()
+
+    def _tidy(self, until: float) -> None:
+        """Remove the folders that are due at `until`, if nobody uses them."""
+        with self._lock:
+            due = [places for places, at in self._untidy.items() if at <= until]
+            for places in due:
+                del self._untidy[places]
+        if due:
+            with contextlib.suppress(RegistryUnavailable):  # closed
+                requests = self._session.requests()
+                for places in due:
+                    tidy(requests, places)
 
     def _look_after(self, kept: _Kept) -> None:
         lock = kept.lock
@@ -242,7 +272,7 @@ class Locks:
         slot, mark = lock.fence
         if lock.was_broken:
             requests.delete(mark)
-            tidy(requests, lock.places)
+            self._tidy_later(lock.places)
             return True
         steps = requests.transaction()
         steps.check(mark)
@@ -262,6 +292,7 @@ class Locks:
 
     def stop(self) -> None:
         """End the thread."""
+        self._tidy(math.inf)
         self._stopping.set()
         self._woken.set()
         thread = self._thread

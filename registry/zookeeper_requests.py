@@ -135,6 +135,33 @@ class Requests:
             return None
         return names, stat
 
+    def children_of_all(
+        self, paths: Sequence[str], watch: Watch | None = None
+    ) -> list[tuple[list[str], ZnodeStat] | None]:
+        """Do the same for some nodes in one round trip; they are read in the order given."""
+        while True:
+            client = self._connected()
+            started = self._guard.now()
+            answers = [
+                client.get_children_async(path, watch=watch, include_data=True) for path in paths
+            ]
+            try:
+                return [
+                    self._await_children(answer, path, started)
+                    for path, answer in zip(paths, answers, strict=True)
+                ]
+            except _LOST:
+                self._pause_after_loss()
+
+    def _await_children(
+        self, answer: Any, path: str, started: float
+    ) -> tuple[list[str], ZnodeStat] | None:
+        try:
+            names, stat = self._await(answer, path, started, is_write=False)
+        except NoNodeError:
+            return None
+        return names, stat
+
     def names(self, path: str) -> list[str]:
         """Return the names one level below; none if `path` is not there."""
         found = self.children(path)
@@ -223,6 +250,24 @@ class Requests:
         results: list[Any] = self._ask(lambda _: steps.commit_async(), path, is_write=True)
         return results
 
+    def commit_then_get(
+        self, steps: TransactionRequest, path: str
+    ) -> tuple[list[Any], tuple[bytes, ZnodeStat] | None]:
+        """Send a transaction and a read behind it in one round trip (for `Transaction`)."""
+        client = self._connected()
+        started = self._guard.now()
+        committed, read = steps.commit_async(), client.get_async(path)
+        try:
+            results = self._await(committed, path, started, is_write=True)
+        except _LOST as error:
+            raise self._write_lost(error) from None
+        try:
+            return results, self._await(read, path, started, is_write=False)
+        except NoNodeError:
+            return results, None
+        except _LOST:
+            return results, self.get(path)
+
     def commit_later(
         self, steps: TransactionRequest, done: Callable[[Refused | None], None]
     ) -> bool:
@@ -269,15 +314,25 @@ class Requests:
                 return self._await(submit(client), path, started, is_write=is_write)
             except _LOST as error:
                 if is_write:
-                    raise RegistryUnavailable(
-                        self._url,
-                        f"the connection broke before the answer ({type(error).__name__})",
-                        may_have_happened=True,
-                    ) from None
-                if not self.remaining:
-                    raise RegistryUnavailable(self._url, "the connection broke") from None
-                # Right after a session has ended kazoo still counts as connected for a moment.
-                time.sleep(0.01)
+                    raise self._write_lost(error) from None
+                self._pause_after_loss()
+
+    def _write_lost(self, error: Exception) -> RegistryUnavailable:
+        return RegistryUnavailable(
+            self._url,
+            f"the connection broke before the answer ({type(error).__name__})",
+            may_have_happened=True,
+        )
+
+    def _pause_after_loss(self) -> None:
+        """Let kazoo notice: right after a session has ended it counts as connected for a moment.
+
+        Raises:
+            RegistryUnavailable: there is no time left.
+        """
+        if not self.remaining:
+            raise RegistryUnavailable(self._url, "the connection broke")
+        time.sleep(0.01)
 
     def _await(self, answer: Any, path: str, started: float, *, is_write: bool) -> Any:
         session = self._guard.session
@@ -353,9 +408,24 @@ class Transaction:
             RegistryUnavailable, NotPermitted: as for any write.
         """
         results = self._requests.commit(self._steps, self._path)
+        self._demand_done(results)
+        return results
+
+    def commit_then_get(self, path: str) -> tuple[bytes, ZnodeStat] | None:
+        """Do it all, and return what stands at `path` afterwards; None if nothing does.
+
+        Raises:
+            Refused: nothing was done.
+            RegistryUnavailable, NotPermitted: as for any write.
+        """
+        results, found = self._requests.commit_then_get(self._steps, path)
+        self._demand_done(results)
+        return found
+
+    def _demand_done(self, results: list[Any]) -> None:
         refusal = refusal_in(results)
         if refusal is None:
-            return results
+            return
         if isinstance(refusal.error, NoAuthError | InvalidACLError):
             raise NotPermitted(f"no right to write {self._path}: wrong user, or missing rights")
         raise refusal
