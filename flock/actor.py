@@ -334,9 +334,26 @@ def method_table(actor_class: type[pykka.Actor]) -> dict[str, Method]:
     return table
 
 
+class _Annotation(str):
+    """An annotation that was never evaluated, shown as it was written: without quotes."""
+
+    __slots__ = ()
+    __repr__ = str.__str__
+
+
+def _shown(annotation: Any) -> Any:
+    return _Annotation(annotation) if isinstance(annotation, str) else annotation
+
+
 def _method(name: str, function: FunctionType) -> Method:
-    parameters = list(inspect.signature(function).parameters.values())[1:]
-    signature = inspect.signature(function).replace(parameters=parameters)
+    whole = inspect.signature(function)
+    parameters = [
+        parameter.replace(annotation=_shown(parameter.annotation))
+        for parameter in list(whole.parameters.values())[1:]
+    ]
+    signature = whole.replace(
+        parameters=parameters, return_annotation=_shown(whole.return_annotation)
+    )
     positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     takes_rest = any(p.kind is p.VAR_POSITIONAL for p in parameters)
     keyword_needed = any(

@@ -55,6 +55,7 @@ from flock.wire import Codec, MakeHandle, PackHandle, frame_of
 from registry.contract import (
     NODE_NAME_RULE,
     KeyRecord,
+    NameTaken,
     PresenceRecord,
     Registry,
     is_node_name,
@@ -315,6 +316,20 @@ class Node:
             recipes=self.recipes,
             state=self._activity(),
         )
+
+    def refuse_taken_name(self) -> None:
+        """See early that the name is free; `announce` decides, and waits for who is dead.
+
+        Raises:
+            NameTaken: a live process has this name.
+        """
+        record = self.registry.presence(self.identity.name)
+        if (
+            record is not None
+            and record.generation != self.identity.generation
+            and self._answers(record)
+        ):
+            raise NameTaken(record.name, record.whereabouts())
 
     def announce(self) -> None:
         """Enter the directory; from now on the entry follows what changes here.

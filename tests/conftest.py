@@ -19,11 +19,15 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from zookeeper_servers import NotInstalled, ZooKeeperEnsemble
 
 from tests.support import MARK, eventually, processes_of_tests
+
+if TYPE_CHECKING:
+    from tests.kitchens import Site
 
 # Each worker of xdist answers for its own processes.
 os.environ[MARK] = f"{os.getpid()}-{secrets.token_hex(4)}"
@@ -39,7 +43,7 @@ THREADS_OF_LIBRARIES = (
     # pyzmq's, one for the whole process, made by the first send without a copy.
     "GarbageCollectorThread",
 )
-"""Beginnings of the names of threads that may outlive a test."""
+"""Beginnings of the names, or of the classes' names, of threads that may outlive a test."""
 
 _lasting_processes: set[int] = set()
 """What a fixture of the session keeps running."""
@@ -112,6 +116,19 @@ def _new_ensemble(size: int) -> ZooKeeperEnsemble:
         pytest.skip(f"{error}: `scripts/zookeeper start` gets it, or says how")
 
 
+# --- recipes -------------------------------------------------------------------
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    """Give a folder with cookbooks, and kitchens that use them."""
+    from tests.kitchens import Site
+
+    made = Site(tmp_path)
+    yield made
+    made.close()
+
+
 # --- what a test leaves behind -------------------------------------------------
 
 
@@ -132,7 +149,9 @@ def nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
         return [
             thread.name
             for thread in threading.enumerate()
-            if thread not in threads_before and not thread.name.startswith(allowed)
+            if thread not in threads_before
+            and not thread.name.startswith(allowed)
+            and not type(thread).__name__.startswith(allowed)
         ]
 
     def processes_left() -> dict[int, str]:

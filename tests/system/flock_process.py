@@ -1,0 +1,339 @@
+"""A second real process in the flock, driven by a test over its standard input and output.
+
+`FlockProcess` is the test's end. The other end is this file run as a program:
+a node (or visitor) with the actors below, that reads one order a line,
+`{"do": NAME, ...}`, and answers with `{"value": ...}` or
+`{"error": CLASS, "message": TEXT, "may_have_run": BOOL}`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pykka
+
+from flock import Actor, Flock, internal
+from flock.errors import CallError
+
+ROOT = Path(__file__).parents[2]
+SESSION_TIMEOUT = 4.0
+
+
+# --- actors ----------------------------------------------------------------------
+
+
+class Base(Actor):
+    """Offers a method that a class below it inherits."""
+
+    def inherited(self) -> str:
+        return "inherited"
+
+
+class Target(Base):
+    """What the tests call; what it did is also written to a file, which outlives a kill."""
+
+    constant = 7
+
+    def __init__(self, effects: str | None = None) -> None:
+        super().__init__()
+        self.effects = effects
+        self.notes: list[Any] = []
+        self.promised: list[Any] = []
+        self.kept: Any = None
+
+    @property
+    def shown(self) -> str:
+        return "a property"
+
+    @staticmethod
+    def still() -> str:
+        return "a static method"
+
+    @classmethod
+    def of_class(cls) -> str:
+        return "a class method"
+
+    @internal
+    def hidden(self) -> str:
+        return "hidden"
+
+    def _private(self) -> str:
+        return "private"
+
+    def add(self, first: int, second: int = 1) -> int:
+        return first + second
+
+    def echo(self, value: Any) -> Any:
+        return value
+
+    def size(self, value: bytes) -> int:
+        return len(value)
+
+    def bytes_of(self, count: int) -> bytes:
+        return b"x" * count
+
+    def note(self, what: Any) -> None:
+        self.notes.append(what)
+
+    def read(self) -> list[Any]:
+        return self.notes
+
+    def work(self, what: str, seconds: float = 0.0) -> str:
+        """Leave a trace, then take a while."""
+        self._leave_trace(what)
+        time.sleep(seconds)
+        return what
+
+    def _leave_trace(self, what: str) -> None:
+        assert self.effects is not None
+        with open(self.effects, "a", encoding="ascii") as file:
+            file.write(what + "\n")
+
+    def raise_value_error(self, text: str) -> None:
+        raise ValueError(text)
+
+    def raise_own_error(self) -> None:
+        raise OwnError("of my own")
+
+    def leave_python(self) -> None:
+        sys.exit(3)
+
+    def give_a_socket(self) -> Any:
+        self._leave_trace("gave")
+        return threading.Lock()
+
+    def promise(self, what: str, seconds: float) -> Any:
+        """Answer later, from another thread."""
+        answer = self.later()
+        timer = threading.Timer(seconds, answer.set, (what,))
+        timer.daemon = True
+        timer.start()
+        return answer
+
+    def promise_for_ever(self) -> Any:
+        self.promised.append(self.later())
+        return self.promised[-1]
+
+    def promise_of_pykka(self, what: str) -> Any:
+        answer: Any = pykka.ThreadingFuture()
+        timer = threading.Timer(0.2, answer.set, (what,))
+        timer.daemon = True
+        timer.start()
+        return answer
+
+    def promise_of_another(self, other: Any, number: int) -> Any:
+        return other.add.future(number, 1).map(lambda value: value * 10)
+
+    def call_method(self, other: Any, method: str, *args: Any) -> Any:
+        """Call another actor and wait for it."""
+        return getattr(other, method)(*args)
+
+    def keep(self, handle: Any) -> Any:
+        self.kept = handle
+        return handle
+
+    def name_of(self, node: Any) -> str:
+        return f"{node.name} {node['other'].inherited()}"
+
+    def end(self) -> None:
+        self.stop()
+
+
+class OwnError(Exception):
+    """A class that exists on one side only."""
+
+
+class Plain(pykka.ThreadingActor):
+    """An actor that knows nothing of us."""
+
+    def add(self, first: int, second: int) -> int:
+        return first + second
+
+
+# --- the test's end --------------------------------------------------------------
+
+
+class OtherSideFailed(AssertionError):
+    """The other process answered with an error; its class's name stands in front."""
+
+    def __init__(self, kind: str, message: str, may_have_run: bool | None) -> None:
+        super().__init__(f"{kind}: {message}")
+        self.kind = kind
+        self.may_have_run = may_have_run
+
+
+class FlockProcess:
+    """Another process in the flock."""
+
+    def __init__(self, name: str | None, registry: str, folder: Path, **settings: Any) -> None:
+        """Start it; returns once it has joined.
+
+        Args:
+            name: of the node; None for a visitor.
+            registry: URL.
+            folder: of the test; it keeps its state and its effects there.
+            settings: of `Flock`; `keys` as a pair of texts.
+        """
+        self.effects_file = folder / f"effects of {name}"
+        self.effects_file.touch()
+        order = {
+            "name": name,
+            "registry": registry,
+            "state_dir": str(folder / f"state of {name}"),
+            "effects": str(self.effects_file),
+            "session_timeout": SESSION_TIMEOUT,
+            **settings,
+        }
+        self.log = folder / f"log of {name}"
+        with self.log.open("a") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "tests.system.flock_process", json.dumps(order)],
+                cwd=ROOT,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+            )
+        self.pid = self._process.pid
+        try:
+            self.address: str = self.result(within=30.0)
+        except BaseException:
+            self.kill()
+            raise
+
+    def effects(self) -> list[str]:
+        """Return what its actors did, in order."""
+        return self.effects_file.read_text().split()
+
+    def begin(self, do: str, **order: Any) -> None:
+        """Give an order without waiting for its answer."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps({"do": do, **order}) + "\n")
+        self._process.stdin.flush()
+
+    def result(self, within: float = 20.0) -> Any:
+        """Return the answer to the order given last, at most `within` seconds later."""
+        assert self._process.stdout is not None
+        readable, _, _ = select.select([self._process.stdout], [], [], within)
+        assert readable, f"the other process did not answer within {within:g} s"
+        line = self._process.stdout.readline()
+        assert line, f"the other process is gone: {self.log.read_text()[-2000:]}"
+        answer = json.loads(line)
+        if "error" in answer:
+            raise OtherSideFailed(answer["error"], answer["message"], answer["may_have_run"])
+        return answer["value"]
+
+    def do(self, do: str, **order: Any) -> Any:
+        """Give an order and return its answer."""
+        self.begin(do, **order)
+        return self.result()
+
+    def call(self, node: str, actor: str, method: str, *args: Any, **more: Any) -> Any:
+        """Let it call an actor; `timeout` is the call's."""
+        return self.do("call", node=node, actor=actor, method=method, args=args, **more)
+
+    def kill(self) -> None:
+        """End the process with `kill -9`, and collect it."""
+        self._process.kill()
+        self._close()
+
+    def pause(self) -> None:
+        """Stop the process with SIGSTOP; it is stopped when this returns."""
+        os.kill(self.pid, signal.SIGSTOP)
+        os.waitid(os.P_PID, self.pid, os.WSTOPPED)
+
+    def go_on(self) -> None:
+        """Let a paused process go on."""
+        os.kill(self.pid, signal.SIGCONT)
+
+    def close(self) -> None:
+        """Let the process leave the flock and end; kill it if it does not."""
+        if self._process.poll() is None:
+            self.go_on()
+            assert self._process.stdin is not None
+            try:
+                self._process.stdin.close()
+                self._process.wait(15.0)
+            except (BrokenPipeError, subprocess.TimeoutExpired):
+                self._process.kill()
+        self._close()
+
+    def _close(self) -> None:
+        self._process.wait(5.0)
+        for stream in (self._process.stdin, self._process.stdout):
+            if stream is not None:
+                with contextlib.suppress(BrokenPipeError):
+                    stream.close()
+
+
+# --- the other process -----------------------------------------------------------
+
+
+class _Orders:
+    """What the other process can be told to do; every public method is an order."""
+
+    def __init__(self, flock: Flock) -> None:
+        self._flock = flock
+
+    def call(
+        self, node: str, actor: str, method: str, args: list[Any], timeout: float | None = None
+    ) -> Any:
+        proxy = self._flock[node][actor]
+        if timeout is not None:
+            proxy = proxy.options(timeout=timeout)
+        return getattr(proxy, method)(*args)
+
+    def names(self) -> list[str]:
+        return list(self._flock)
+
+    def stop_actor(self, name: str) -> None:
+        self._flock.node.supervisor.remove(name)
+
+
+def main(order: dict[str, Any]) -> None:
+    """Join the flock and follow orders until standard input ends."""
+    effects = order.pop("effects")
+    if order.get("keys"):
+        order["keys"] = tuple(key.encode() for key in order["keys"])
+    try:
+        flock = Flock(**order).start()
+        if order["name"] is not None:
+            flock.supervise(Target, effects, name="target")
+            flock.supervise(Target, effects, name="other")
+            flock.supervise(Plain, name="plain")
+    except Exception as error:  # noqa: BLE001 - the test's end raises it
+        _say(_failure(error))
+        return
+    orders = _Orders(flock)
+    _say({"value": flock.node.address})
+    for line in sys.stdin:
+        wanted = json.loads(line)
+        try:
+            answer = {"value": getattr(orders, wanted.pop("do"))(**wanted)}
+        except Exception as error:  # noqa: BLE001 - the test's end raises it
+            answer = _failure(error)
+        _say(answer)
+    flock.close()
+
+
+def _failure(error: Exception) -> dict[str, Any]:
+    may_have_run = error.may_have_run if isinstance(error, CallError) else None
+    return {"error": type(error).__name__, "message": str(error), "may_have_run": may_have_run}
+
+
+def _say(answer: dict[str, Any]) -> None:
+    print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    main(json.loads(sys.argv[1]))
