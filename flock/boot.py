@@ -11,17 +11,20 @@ import logging
 import os
 import random
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import zmq.auth
 
+from flock.calls import CallOptions
 from flock.converge.kitchen import Kitchen
 from flock.errors import ConvergeError, FlockError, JournalError, NameTaken, SettingsError
 from flock.fleet import Flock
 from flock.journal import Journal
+from flock.node import Node
+from flock.notice_office import NoticeOffice
 from flock.object_keeper import ObjectKeeper
 from flock.settings import STOCK_ACTORS, Settings, load_actors
 
@@ -29,6 +32,7 @@ logger = logging.getLogger(__name__)
 
 _REGISTRY_FACT = "registry id"
 _KEY_NAME = "node"
+_NUDGE_WITHIN = 3.0
 
 
 def furnish(flock: Flock) -> None:
@@ -48,9 +52,13 @@ def furnish(flock: Flock) -> None:
     flock.before_close(journal.close)
     keeper = ObjectKeeper(name, folder.path, journal, flock.registry)
     flock.before_close(keeper.close)
-    kitchen = make_kitchen(settings, name, journal, {"FlockOfChefs": flock}, keeper)
+    notices = NoticeOffice(journal, name)
+    kitchen = make_kitchen(settings, name, journal, {"FlockOfChefs": flock}, keeper, notices)
+    flock.before_close(lambda: _send_the_rest(notices))
+    flock.before_close(notices.stop_receiving)
     flock.before_close(lambda: kitchen.stop(settings.stop_timeout))
-    parts = {"flock": flock, "kitchen": kitchen}
+    notices.send(flock.registry, nudger(flock.node))
+    parts = {"flock": flock, "kitchen": kitchen, "notices": notices}
     for actor_name, actor_class in load_actors(settings).items():
         wanted = {part: parts[part] for part in getattr(actor_class, "needs", ())}
         flock.node.supervisor.add(
@@ -60,6 +68,9 @@ def furnish(flock: Flock) -> None:
         )
     _declare(flock, kitchen)
     save_declared(kitchen, keeper)
+    kitchen.take_up_notices()
+    notices.desk.renew(complete=False)
+    notices.receive(flock.registry, flock.node.identity.generation, kitchen)
     if settings.interval is not None:
         timetable = Timetable(kitchen, settings.interval, settings.splay)
         flock.before_close(timetable.stop)
@@ -71,6 +82,7 @@ def make_kitchen(
     journal: Journal,
     words: Mapping[str, Any],
     keeper: ObjectKeeper,
+    notices: NoticeOffice | None = None,
 ) -> Kitchen:
     """Make a machine's kitchen from the settings; the node object is claimed for it.
 
@@ -81,12 +93,15 @@ def make_kitchen(
         journal: keeps its runs.
         words: what recipes may use beside the words of `flock.recipe`.
         keeper: keeps its node object; closed by the caller after the kitchen.
+        notices: takes what its runs tell other machines; None keeps that in
+            the journal for the next process that sends.
 
     Raises:
         BusyError: the node object belongs to another host or state folder.
         RegistryUnavailable: that cannot be known now.
     """
-    return Kitchen(
+    notices = notices or NoticeOffice(journal, name)
+    kitchen = Kitchen(
         name,
         settings.cookbooks,
         keeper.claim(settings.run_list),
@@ -96,8 +111,28 @@ def make_kitchen(
         store=keeper,
         sensitive_attributes=settings.sensitive_attributes,
         words=words,
+        outbound=notices.desk,
         delayed_after_failure=settings.delayed_after_failure,
     )
+    notices.serve(kitchen)
+    return kitchen
+
+
+def _send_the_rest(notices: NoticeOffice) -> None:
+    left = notices.stop_sending()
+    if left:
+        logger.warning("%d notices are not sent yet: the next process of this node does", left)
+
+
+def nudger(node: Node) -> Callable[[str], None]:
+    """Return what tells a node, by name, that its queue in the registry has something."""
+
+    def nudge(name: str) -> None:
+        node.calls.tell(
+            node.peer(name), "resource_manager", "nudge", (), {}, CallOptions(timeout=_NUDGE_WITHIN)
+        )
+
+    return nudge
 
 
 def _declare(flock: Flock, kitchen: Kitchen) -> None:

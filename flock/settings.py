@@ -57,6 +57,7 @@ BACKENDS: Mapping[str, str] = {
 STOCK_ACTORS: Mapping[str, str] = {
     "flock_api": "actors.flock_api:FlockApi",
     "info": "actors.info:Info",
+    "resource_manager": "actors.resource_manager:ResourceManager",
 }
 """The actors that answer on every node."""
 

@@ -1,0 +1,138 @@
+"""One row of the outbox: a notice, or an answer, that is to leave this machine."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from flock.notice import Step
+
+TABLES = """
+CREATE TABLE IF NOT EXISTS notices_out (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    id TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    state TEXT NOT NULL,
+    run_id TEXT NOT NULL,
+    cause TEXT NOT NULL,
+    notifier TEXT NOT NULL,
+    notifier_action TEXT NOT NULL,
+    target TEXT,
+    location TEXT,
+    resource TEXT NOT NULL,
+    action TEXT NOT NULL,
+    timing TEXT NOT NULL,
+    trail TEXT NOT NULL,
+    created TEXT NOT NULL,
+    mark TEXT NOT NULL,
+    error TEXT,
+    tries INTEGER NOT NULL DEFAULT 0,
+    answer TEXT NOT NULL DEFAULT ''
+);
+CREATE INDEX IF NOT EXISTS notices_out_by_state ON notices_out (state, target, number);
+CREATE TABLE IF NOT EXISTS notices_journal (id TEXT NOT NULL);
+"""
+
+_COLUMNS = (
+    "number, id, kind, state, run_id, cause, notifier, notifier_action, target, location,"
+    " resource, action, timing, trail, created, mark, error, tries, answer"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """A row of the table."""
+
+    number: int
+    id: str
+    kind: str
+    state: str
+    run_id: str
+    cause: str
+    notifier: str
+    notifier_action: str
+    target: str | None
+    location: str | None
+    resource: str
+    action: str
+    timing: str
+    trail: tuple[Step, ...]
+    created: str
+    mark: str
+    error: str | None = None
+    tries: int = 0
+    answer: str = ""
+
+    @property
+    def place(self) -> str:
+        """Whom it is for: a name, or how the machines are looked up."""
+        return self.target if self.target is not None else location_text(self.location or "{}")
+
+
+def location_text(location: str) -> str:
+    """Write a location, kept as JSON, as people read it: `roles:web AND environment:prod`."""
+    parts: list[str] = []
+    for key, value in json.loads(location).items():
+        if value is None or value in ("", [], ()):
+            continue
+        if key == "query":
+            parts.append(f"({value})")
+        else:
+            parts.extend(f"{key}:{each}" for each in ([value] if isinstance(value, str) else value))
+    return " AND ".join(parts)
+
+
+def renewed(row: Outgoing) -> Outgoing:
+    """Return a dead letter as it sets out once more: whoever asks for it takes on what follows."""
+    values = {name: getattr(row, name) for name in Outgoing.__slots__}
+    values.update(state="due", trail=(), error=None, tries=0, mark="")
+    return Outgoing(**values)
+
+
+def select(
+    connection: sqlite3.Connection, where: str, values: Sequence[Any], limit: int = -1
+) -> list[Outgoing]:
+    """Return rows in the order of their numbers."""
+    found = connection.execute(
+        f"SELECT {_COLUMNS} FROM notices_out WHERE {where} ORDER BY number LIMIT ?",  # noqa: S608 - our own text
+        (*values, limit),
+    ).fetchall()
+    rows: list[Outgoing] = []
+    for each in found:
+        fields = list(each)
+        fields[13] = _steps(fields[13])
+        rows.append(Outgoing(*fields))
+    return rows
+
+
+def trails_of(connection: sqlite3.Connection, number: int) -> list[tuple[Step, ...]]:
+    """Return the trail of a row as it stands now."""
+    return [row.trail for row in select(connection, "number = ?", [number])]
+
+
+def _steps(text: str) -> tuple[Step, ...]:
+    """Read a trail."""
+    return tuple((node, resource, action) for node, resource, action in json.loads(text))
+
+
+def trim(connection: sqlite3.Connection, state: str, kept: int) -> None:
+    """Forget the oldest rows of a state that is final."""
+    connection.execute(
+        "DELETE FROM notices_out WHERE state = ? AND number <= (SELECT number FROM notices_out"
+        " WHERE state = ? ORDER BY number DESC LIMIT 1 OFFSET ?)",
+        (state, state, kept),
+    )
+
+
+def marks(values: Sequence[object]) -> str:
+    """Return so many question marks."""
+    return ", ".join("?" * len(values))
+
+
+def now_text() -> str:
+    """Return the time as rows show it."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
