@@ -25,6 +25,9 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "call": ("flock.ctl.call_command", "call a method of an actor"),
     "run": ("flock.ctl.run_command", "converge nodes, and wait for their ends"),
     "runs": ("flock.ctl.runs_command", "list a node's last runs, or print a report"),
+    "run-list": ("flock.ctl.run_list_command", "show or change what a node converges"),
+    "search": ("flock.ctl.search_command", "find machines by a query, up or down"),
+    "forget": ("flock.ctl.forget_command", "forget a machine that is gone for good"),
     "cancel": ("flock.ctl.runs_command", "end the run that goes on at a node"),
     "converge": ("flock.ctl.converge_command", "converge here, once, without being a node"),
 }
@@ -42,7 +45,7 @@ class Commands(click.Group):
         """Load a command; None if there is none of this name."""
         if cmd_name not in COMMANDS:
             return None
-        command = getattr(import_module(COMMANDS[cmd_name][0]), cmd_name)
+        command = getattr(import_module(COMMANDS[cmd_name][0]), cmd_name.replace("-", "_"))
         assert isinstance(command, click.Command)
         return command
 

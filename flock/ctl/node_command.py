@@ -24,6 +24,7 @@ from flock.errors import FlockError, RegistryUnavailable, exit_code
 
 if TYPE_CHECKING:
     from flock.fleet import Flock
+    from flock.settings import Settings
 
 logger = logging.getLogger("flock.ctl.node")
 
@@ -104,7 +105,10 @@ def serve(line: CommandLine, signals: StopSignals) -> None:
 
 
 def _join(line: CommandLine, signals: StopSignals) -> Flock | None:
-    """Join the flock, however long the registry takes to be there; None if told to leave first."""
+    """Join the flock, however long the registry takes to be there; None if told to leave first.
+
+    Until then runs go on as the interval says, from what the journal knows.
+    """
     from flock.boot import node_keys
     from flock.fleet import Flock
 
@@ -122,5 +126,38 @@ def _join(line: CommandLine, signals: StopSignals) -> Flock | None:
                 told = time.monotonic()
                 logger.warning("%s; trying again until it is there", error)
                 tell_systemd(f"STATUS={error}")
-        signals.came.wait(_PAUSE)
+        _wait_for_registry(line, settings, name, signals)
     return None
+
+
+def _wait_for_registry(
+    line: CommandLine, settings: Settings, name: str, signals: StopSignals
+) -> None:
+    """Return when the registry seems to be there, or a signal came; converge meanwhile."""
+    from flock.boot import alone
+
+    if settings.interval is None:
+        signals.came.wait(_PAUSE)
+        return
+    # Recipes that ask other machines are told that the registry cannot be reached.
+    visitor = line.visitor()
+    try:
+        with alone(settings, name, {"FlockOfChefs": visitor}) as kitchen:
+            told = time.monotonic()
+            while not signals.came.wait(_PAUSE):
+                # A run is not broken off to join.
+                if not kitchen.active() and _is_there(line):
+                    return
+                if time.monotonic() - told >= _LINE_EVERY:
+                    told = time.monotonic()
+                    logger.warning("no registry yet; runs go on every %g s", settings.interval)
+    finally:
+        visitor.close()
+
+
+def _is_there(line: CommandLine) -> bool:
+    try:
+        line.open_registry().close()
+    except RegistryUnavailable:
+        return False
+    return True

@@ -2,48 +2,73 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from flock.ctl.options import CommandLine, common, pass_line, reachable
+from flock.ctl.names import note_names
+from flock.ctl.options import CommandLine, common, on_query, pass_line, reachable
 from registry.contract import PresenceRecord
+
+if TYPE_CHECKING:
+    from flock.node_objects import NodeObject, NodeObjects
 
 
 @click.command()
+@on_query("only those that QUERY means, as 'roles:web AND chef_environment:prod'")
+@click.option("--all", "everybody", is_flag=True, help="also those that are down")
 @common
 @pass_line
-def nodes(line: CommandLine) -> None:
+def nodes(line: CommandLine, query: str | None, *, everybody: bool) -> None:
     """List the live nodes.
 
     Asks the registry only; joins nothing and calls nobody.
     """
+    from flock.node_objects import NodeObjects
+
     registry = line.open_registry()
     try:
         records = registry.presences()
+        objects = NodeObjects(registry)
+        known = objects.search(query or "*:*") if query is not None or everybody else []
+        note_names(line.settings(), _names(records, objects))
     finally:
         registry.close()
+    live = {record.name for record in records}
+    if query is not None:
+        meant = {each.name for each in known}
+        records = [record for record in records if record.name in meant]
+    rows = [_row(record) for record in records]
+    if everybody:
+        rows += [_down_row(each) for each in known if each.name not in live]
+        rows.sort(key=lambda row: row["name"])
     if line.output.wants_json:
-        line.output.value([_row(record) for record in records])
+        line.output.value(rows)
         return
-    if not records:
+    if not rows:
         line.output.say(f"no nodes in {registry.url}")
         return
     line.output.table(
         ("NAME", "STATE", "ADDRESS", "ENVIRONMENT", "ROLES", "RECIPES", "STARTED"),
         (
             (
-                record.name,
-                record.state,
-                record.address,
-                record.environment,
-                ", ".join(record.roles),
-                ", ".join(record.recipes),
-                record.started,
+                row["name"],
+                row["state"],
+                row["address"] or "",
+                row["environment"],
+                ", ".join(row["roles"]),
+                ", ".join(row["recipes"]),
+                row["started"] or "",
             )
-            for record in records
+            for row in rows
         ),
     )
+
+
+def _names(records: Sequence[PresenceRecord], objects: NodeObjects) -> list[str]:
+    """Return the names of all nodes, up or down, for completion."""
+    return [*(record.name for record in records), *objects.names()]
 
 
 def _row(record: PresenceRecord) -> dict[str, Any]:
@@ -58,6 +83,21 @@ def _row(record: PresenceRecord) -> dict[str, Any]:
         "started": record.started,
         "version": record.version,
         "generation": record.generation,
+    }
+
+
+def _down_row(known: NodeObject) -> dict[str, Any]:
+    return {
+        "name": known.name,
+        "state": "down",
+        "address": None,
+        "environment": known.environment,
+        "roles": known.roles,
+        "recipes": known.recipes,
+        "actors": [],
+        "started": None,
+        "version": None,
+        "generation": None,
     }
 
 

@@ -146,6 +146,11 @@ def _flag(name: str, explained: str) -> Callable[[Decorated], Decorated]:
     return click.option(f"--{name}", is_flag=True, expose_value=False, help=explained)
 
 
+def on_query(explained: str) -> Callable[[Decorated], Decorated]:
+    """Make the option `--on QUERY` of a command that is for many nodes."""
+    return click.option("--on", "query", metavar="QUERY", help=explained)
+
+
 def common(command: Decorated) -> Decorated:
     """Give a command the options that all have."""
     for option in reversed(_COMMON):

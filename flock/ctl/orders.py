@@ -19,15 +19,18 @@ from flock.errors import (
     CallTimeout,
     FlockError,
     MethodNotFound,
+    NodeDownError,
     NodeNotFound,
     RegistryError,
     exit_code,
 )
+from flock.node_objects import NodeObjects
 
 if TYPE_CHECKING:
     from flock.ctl.progress import Progress
     from flock.fleet import Flock
     from flock.future import Future
+    from flock.proxy import NodeProxy
 
 _ASK_EVERY = 1.0
 """Seconds between two questions to a node how its run goes."""
@@ -156,7 +159,7 @@ class Orders:
                 self._failed(order, away)
                 continue
             try:
-                api = self._fleet[order.node]["flock_api"]
+                api = self._live(order.node)["flock_api"]
                 future = api.run_chef.future(**self._wanted)
             except RegistryError as error:
                 away = error
@@ -165,6 +168,20 @@ class Orders:
                 self._failed(order, error)
             else:
                 self._when_ready(future, order, self._answered)
+
+    def _live(self, name: str) -> NodeProxy:
+        """Return a live node.
+
+        Raises:
+            NodeDownError: it has a node object, and no process.
+            NodeNotFound: there is no such node at all.
+        """
+        try:
+            return self._fleet[name]
+        except NodeNotFound:
+            if NodeObjects(self._fleet.registry).read(name) is None:
+                raise
+            raise NodeDownError(f"{name} is down", may_have_run=False) from None
 
     def _when_ready(
         self, future: Future[Any], order: Order, then: Callable[[Order, Future[Any]], None]

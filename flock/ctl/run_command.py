@@ -8,18 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from flock.ctl.options import CommandLine, pass_line, reachable
+from flock.ctl.options import CommandLine, on_query, pass_line, reachable
 from flock.ctl.orders import Order, Orders
 from flock.ctl.output import Ended, Output, shared_code
 from flock.ctl.progress import progress_of
-from flock.ctl.targets import expand
+from flock.ctl.targets import check_targets, expand, found
 
 if TYPE_CHECKING:
     from flock.fleet import Flock
 
 
 @click.command()
-@click.argument("targets", metavar="TARGET...", nargs=-1, required=True)
+@click.argument("targets", metavar="TARGET...", nargs=-1)
+@on_query("the nodes that QUERY means, as 'roles:web', instead of TARGETs")
 @click.option("--no-wait", is_flag=True, help="order the runs, do not wait for their ends")
 @click.option("--why-run", is_flag=True, help="name the changes, make none")
 @click.option(
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 def run(
     line: CommandLine,
     targets: Sequence[str],
+    query: str | None,
     override_run_list: Sequence[str],
     *,
     no_wait: bool,
@@ -40,15 +42,18 @@ def run(
 ) -> None:
     """Converge each TARGET, a name or a pattern ('web*'), and wait for the ends.
 
-    --timeout is for all of it (default: none); runs that take longer go on
-    over there. With --json a row for each node: node, state, run_id, report.
+    With --on QUERY those that are down are named, too, as 'down'. --timeout is
+    for all of it (default: none); runs that take longer go on over there. With
+    --json a row for each node: node, state, run_id, report.
     """
+    check_targets(targets, query)
     # To a call it would be the time of one answer; here it is the whole wait.
     timeout = line.settings().timeout if "timeout" in line.given else None
     line.given.pop("timeout", None)
     wanted: dict[str, Any] = {"why_run": why_run, "override_run_list": _items(override_run_list)}
     with line.visitor() as fleet:
-        orders = _follow(line.output, fleet, targets, wanted, timeout, wait=not no_wait)
+        nodes = expand(targets, lambda: list(fleet)) if query is None else found(fleet, query)
+        orders = _follow(line.output, fleet, nodes, wanted, timeout, wait=not no_wait)
     if line.output.wants_json:
         line.output.value([order.as_row() for order in orders])
     else:
@@ -59,13 +64,12 @@ def run(
 def _follow(
     output: Output,
     fleet: Flock,
-    targets: Sequence[str],
+    nodes: Sequence[str],
     wanted: dict[str, Any],
     timeout: float | None,
     *,
     wait: bool,
 ) -> list[Order]:
-    nodes = expand(targets, lambda: list(fleet))
     with progress_of(output, nodes) as progress:
         try:
             return Orders(fleet, nodes, wanted, progress, wait=wait).follow(timeout)

@@ -1,11 +1,18 @@
-"""Which nodes a command is for: names, and patterns as `'web*'`."""
+"""Which nodes a command is for: names, patterns as `'web*'`, and queries."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
+
+import click
 
 from flock.ctl.options import checked_name
+from flock.errors import NodeNotFound
+
+if TYPE_CHECKING:
+    from flock.fleet import Flock
 
 
 def expand(targets: Iterable[str], node_names: Callable[[], Sequence[str]]) -> list[str]:
@@ -32,6 +39,27 @@ def expand(targets: Iterable[str], node_names: Callable[[], Sequence[str]]) -> l
         fitting = [name for name in live if fnmatchcase(name, target)]
         meant.update(dict.fromkeys(fitting or [target]))
     return list(meant)
+
+
+def check_targets(targets: Sequence[str], query: str | None) -> None:
+    """Refuse no target at all, which never means "all", and two ways of naming them."""
+    if not targets and query is None:
+        raise click.UsageError("name a TARGET, or --on QUERY; --on '*:*' is every node")
+    if targets and query is not None:
+        raise click.UsageError("name TARGETs or --on QUERY, not both")
+
+
+def found(fleet: Flock, query: str) -> list[str]:
+    """Return the names of the nodes that a query means, up or down.
+
+    Raises:
+        NodeNotFound: it means nobody.
+        RegistryUnavailable: that cannot be known now.
+    """
+    names = [each.name for each in fleet.search(query)]
+    if not names:
+        raise NodeNotFound(f"no node matches {query!r} in {fleet.registry.url}")
+    return names
 
 
 def is_pattern(target: str) -> bool:
