@@ -77,6 +77,10 @@ class _Connection(ConnectionHandler):  # type: ignore[misc]
 
     def _invoke(self, timeout: float, request: Any, xid: int | None = None) -> Any:
         started = self._guard.now()
+        if isinstance(request, Connect):
+            # A server that is just starting takes the connection and may never answer; to wait
+            # for it as long as a session lives would cost the session.
+            timeout = min(timeout, max(_CONNECT_TIMEOUT, self._guard.granted / 3))
         result = super()._invoke(timeout, request, xid)
         if isinstance(request, Connect):
             answer = result[0]
