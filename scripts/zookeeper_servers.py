@@ -233,8 +233,14 @@ class ZooKeeperServer:
             self.process.wait(10)
 
     def pause(self) -> None:
-        """Stop it in its tracks (SIGSTOP): it keeps its connections and answers nothing."""
+        """Stop it in its tracks (SIGSTOP): it keeps its connections and answers nothing.
+
+        Every thread of it has stopped when this returns.
+        """
         self._signal(signal.SIGSTOP)
+        assert self.process is not None
+        # A signal reaches the threads one by one; only the wait says that the last has stopped.
+        os.waitid(os.P_PID, self.process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def resume(self) -> None:
         """Let it go on after `pause`."""

@@ -610,9 +610,7 @@ def test_a_server_that_is_killed_and_back_soon_costs_nothing_that_is_held(
 
     # The state may still say that we are connected to the server that was killed.
     assert (
-        eventually(
-            lambda: member.presence("bender0"), within=7, ignoring=RegistryUnavailable
-        )
+        eventually(lambda: member.presence("bender0"), within=7, ignoring=RegistryUnavailable)
         == record
     )
     assert member.state() is SessionState.CONNECTED
