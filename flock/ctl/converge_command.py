@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import pwd
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,6 +17,7 @@ from flock.ctl.service import interrupt_at_sigterm
 
 if TYPE_CHECKING:
     from flock.converge.kitchen import Kitchen
+    from flock.notice_office import NoticeOffice
 
 _CHANGES = {"resource changed", "resource failed"}
 
@@ -55,31 +56,40 @@ def converge(line: CommandLine, *, why_run: bool, wait: bool) -> None:
 def _kitchen(line: CommandLine) -> Iterator[Kitchen]:
     """Give this machine's kitchen, under the name of its node; refused without a registry."""
     from flock.boot import StateFolder, make_kitchen
+    from flock.notice_office import NoticeOffice
     from flock.object_keeper import ObjectKeeper
 
     settings = line.settings()
     name = line.talk_to(settings.name or host_name())
-    registry = line.open_registry()
-    # Joins only if a recipe asks for another node.
-    fleet = line.visitor()
-    try:
+    with ExitStack() as stack:
+        registry = line.open_registry()
+        stack.callback(registry.close)
+        # Joins only if a recipe asks for another node.
+        fleet = line.visitor()
+        stack.callback(fleet.close)
         folder = StateFolder(settings.state_folder(name))
         journal = folder.journal(registry.registry_id())
+        stack.callback(journal.close)
         keeper = ObjectKeeper(name, folder.path, journal, registry)
-        try:
-            kitchen = make_kitchen(settings, name, journal, {"FlockOfChefs": fleet}, keeper)
-            if not kitchen.run_list:
-                line.output.say(f"flockctl: the run list of {name} is empty: nothing to converge")
-            try:
-                yield kitchen
-            finally:
-                kitchen.stop(settings.stop_timeout)
-        finally:
-            keeper.close()
-            journal.close()
-    finally:
-        fleet.close()
-        registry.close()
+        stack.callback(keeper.close)
+        notices = NoticeOffice(journal, name)
+        stack.callback(_send_the_rest, line.output, notices)
+        notices.send(registry, lambda _: None)
+        kitchen = make_kitchen(settings, name, journal, {"FlockOfChefs": fleet}, keeper, notices)
+        stack.callback(kitchen.stop, settings.stop_timeout)
+        if not kitchen.run_list:
+            line.output.say(f"flockctl: the run list of {name} is empty: nothing to converge")
+        yield kitchen
+
+
+def _send_the_rest(output: Output, notices: NoticeOffice) -> None:
+    """Send what is due for up to 5 s, and name what is left: the next run or node sends it."""
+    if notices.stop_sending():
+        for row in notices.outbox.rows():
+            output.say(
+                f"flockctl: not sent yet: {row['action']} {row['resource']} to {row['to']}"
+                f" ({row['error'] or 'out of time'}); the next run or node sends it"
+            )
 
 
 def _caller() -> str:

@@ -73,6 +73,8 @@ def log_warnings_only(*, debug: bool) -> None:
     logging.basicConfig(level=logging.CRITICAL, handlers=[handler], force=True)
     for name in OURS:
         logging.getLogger(name).setLevel(logging.DEBUG if debug else logging.WARNING)
+    # What a registry warns of is for those who keep a node: that it is open, say.
+    logging.getLogger("registry").setLevel(logging.DEBUG if debug else logging.ERROR)
 
 
 def _log_death_of_thread(died: threading.ExceptHookArgs) -> None:
