@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from flock.converge.compile import current_compilation
 from flock.converge.kinds import Kinds, stock_kind_names
+from flock.converge.locks import Held
 from flock.converge.properties import lazy, nearest
 from flock.converge.words import NodeWord, Word, find_resource, include_recipe, library
 from flock.errors import RecipeError
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from flock.converge.resources.ansible_module import AnsibleModule
     from flock.converge.resources.ansible_playbook import AnsiblePlaybook
     from flock.converge.resources.chef_client import ChefClient
+    from flock.converge.resources.clocker import Clocker
     from flock.converge.resources.cron import Cron
     from flock.converge.resources.directory import Directory
     from flock.converge.resources.execute import Execute
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
     ansible_module = AnsibleModule
     ansible_playbook = AnsiblePlaybook
     chef_client = ChefClient
+    clocker = Clocker
     cron = Cron
     directory = Directory
     execute = Execute
@@ -70,6 +73,7 @@ __all__ = [
     "ansible_module",
     "ansible_playbook",
     "chef_client",
+    "clocker",
     "cron",
     "directory",
     "execute",
@@ -77,6 +81,7 @@ __all__ = [
     "find_resource",
     "git",
     "group",
+    "held",
     "include_recipe",
     "lazy",
     "library",
@@ -94,8 +99,9 @@ __all__ = [
 ]
 
 node = NodeWord()
+held = Held
 
-_WORDS = ("FlockOfChefs", "find_resource", "include_recipe", "lazy", "library", "node")
+_WORDS = ("FlockOfChefs", "find_resource", "held", "include_recipe", "lazy", "library", "node")
 
 
 def __getattr__(name: str) -> Any:

@@ -8,10 +8,12 @@ from typing import Any
 
 import psutil
 
+from flock.converge.kinds import stock_kind_names
 from flock.converge.kitchen import Kitchen
 from flock.journal import Journal
 
-WORDS = "from flock.recipe import execute, file, find_resource, include_recipe, lazy, log, node"
+_NAMES = (*stock_kind_names(), "find_resource", "include_recipe", "lazy", "node")
+WORDS = f"from flock.recipe import {', '.join(_NAMES)}"
 
 
 class Site:
@@ -90,6 +92,18 @@ def rows(report: dict[str, Any]) -> list[tuple[str, str, str]]:
 def states(report: dict[str, Any]) -> list[str]:
     """Return the states of a report's rows, without those that do nothing."""
     return [state for _, _, state in rows(report)]
+
+
+def changes(report: dict[str, Any]) -> list[list[str]]:
+    """Return the changes of each row of a report that succeeded, without those that do nothing."""
+    assert report["error"] is None, report["error"]
+    return [row["changes"] for row in report["resources"] if row["action"] != "nothing"]
+
+
+def failure(report: dict[str, Any]) -> str:
+    """Return why a run failed."""
+    assert report["state"] == "failed", report
+    return str(report["error"])
 
 
 def is_running(pid: int) -> bool:

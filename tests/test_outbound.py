@@ -33,8 +33,12 @@ class Outbound:
         row = {"id": "1", "to": "bender1", "resource": armed.target, "action": armed.action}
         return [row] if changed else []
 
+    def take_up(self, run_id, would_change):
+        self.told.append(("taken up", would_change(f"file[{self.folder}/a]", "create")))
+
     def run_over(self, run_id, complete):
         self.told.append(("over", complete))
+        return [{"id": "2"}]
 
 
 @pytest.fixture
@@ -55,12 +59,14 @@ def test_a_change_is_armed_before_it_is_made_and_settled_after(site, outbound):
     report = site.converge(outbound=outbound)
 
     assert outbound.told == [
+        ("taken up", True),
         ("armed", name, "create", ((name, "create"),), False),
         ("settled", "execute[y]", True),
         ("over", True),
     ]
     assert report["notices"] == [
-        {"id": "1", "to": "bender1", "resource": "execute[y]", "action": "run"}
+        {"id": "1", "to": "bender1", "resource": "execute[y]", "action": "run"},
+        {"id": "2"},
     ]
 
 
@@ -70,8 +76,8 @@ def test_what_does_not_change_tells_nobody(site, outbound):
 
     report = site.converge(outbound=outbound)
 
-    assert outbound.told == [("over", True)]
-    assert report["notices"] == []
+    assert outbound.told == [("taken up", False), ("over", True)]
+    assert report["notices"] == [{"id": "2"}]
 
 
 def test_a_why_run_tells_nothing(site, outbound):
@@ -87,7 +93,7 @@ def test_a_change_that_failed_is_dropped_and_the_run_was_not_complete(site, outb
 
     site.converge(outbound=outbound)
 
-    assert outbound.told[1:] == [("settled", "execute[y]", False), ("over", False)]
+    assert outbound.told[2:] == [("settled", "execute[y]", False), ("over", False)]
 
 
 def test_an_override_run_list_is_not_the_complete_run(site, outbound):
@@ -111,7 +117,7 @@ def test_an_action_between_runs_tells_too_and_hands_its_trail_on(site, outbound)
         "armed", name, "create", (("log[z]", "write"), (name, "create")), False,
     )  # fmt: skip
     assert outbound.told[-1] == ("over", False)
-    assert len(report["notices"]) == 1
+    assert len(report["notices"]) == 2
 
 
 def test_a_standing_resource_can_be_asked_what_it_would_change(site):

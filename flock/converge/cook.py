@@ -7,8 +7,8 @@ and what is left standing: the resources of the last complete run list.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,7 @@ from flock.converge.compile import Compilation
 from flock.converge.cookbooks import Cookbooks
 from flock.converge.events import Events
 from flock.converge.ledger import Ledger
+from flock.converge.locks import Locksmith, RunLocks
 from flock.converge.node_object import NodeObject
 from flock.converge.notification import Trail
 from flock.converge.outbound import Outbound
@@ -70,6 +71,7 @@ class Cook:
         handlers: Handlers,
         words: Mapping[str, Any],
         outbound: Outbound | None,
+        locksmith: Locksmith | None,
         around: Around,
         delayed_after_failure: bool,
     ) -> None:
@@ -87,6 +89,7 @@ class Cook:
         self._handlers = handlers
         self._words = dict(words)
         self._outbound = outbound
+        self._locksmith = locksmith
         self._around = around
         self._delayed_after_failure = delayed_after_failure
         self._commands = Commands()
@@ -120,7 +123,8 @@ class Cook:
             return None
         with standing.active():
             run = Run(self._node.name, "a look", [], why_run=True)
-            return self._new_runner(run, standing).would_change(found, action)
+            runner = self._new_runner(run, standing, self._new_locks(run))
+            return runner.would_change(found, action)
 
     def take_up_notices(self) -> None:
         """Settle what a process armed that died; the run lock is held, and something stands."""
@@ -199,8 +203,9 @@ class Cook:
         run.report.begin()
 
         def deed() -> None:
-            with standing.active(), self._around(run):
-                self._new_runner(run, standing).act_alone(found, action, trail)
+            locks = self._new_locks(run)
+            with standing.active(), self._around(run), _held(locks):
+                self._new_runner(run, standing, locks).act_alone(found, action, trail)
 
         outcome = self._outcome(run, deed)
         if self._outbound is not None:
@@ -240,9 +245,10 @@ class Cook:
                 compilation.compile()
             if run.is_own and not run.why_run:
                 self.standing = compilation
-            runner = self._new_runner(run, compilation)
+            locks = self._new_locks(run)
+            runner = self._new_runner(run, compilation, locks)
             self.runner = runner
-            with compilation.active(), self._around(run):
+            with compilation.active(), self._around(run), _held(locks):
                 if run.is_own:
                     runner.take_up_left_over()
                     if self._outbound is not None and not run.why_run:
@@ -257,7 +263,17 @@ class Cook:
             self.runner = None
         self._end(run, compilation, after_failure=False)
 
-    def _new_runner(self, run: Run, compilation: Compilation) -> Runner:
+    def _new_locks(self, run: Run) -> RunLocks:
+        """Make what holds a run's locks."""
+        return RunLocks(
+            self._locksmith,
+            run.report,
+            run.cancellation,
+            lambda event, said: self._tell(run, event, said),
+            why_run=run.why_run,
+        )
+
+    def _new_runner(self, run: Run, compilation: Compilation, locks: RunLocks) -> Runner:
         """Make what converges the resources of a compilation."""
         machine = Machine(
             self._commands,
@@ -273,6 +289,7 @@ class Cook:
             machine,
             run.report,
             lambda event, said: self._tell(run, event, said),
+            locks,
             ledger=None if run.why_run else Ledger(self._journal, run.run_id),
             outbound=None if run.why_run else self._outbound,
             delayed_after_failure=self._delayed_after_failure,
@@ -321,6 +338,18 @@ def _would_change(runner: Runner, compilation: Compilation, name: str, action: s
     """Say whether an action of a declared resource would change anything; None if unknown."""
     found = compilation.resources.find(name)
     return None if found is None else runner.would_change(found, action)
+
+
+@contextmanager
+def _held(locks: RunLocks) -> Iterator[None]:
+    """Let `held` speak of a run's locks, and give them back when the run is over."""
+    failed = True
+    try:
+        with locks.active():
+            yield
+        failed = False
+    finally:
+        locks.end(failed=failed)
 
 
 def _call(handlers: Sequence[Handler], data: dict[str, Any]) -> None:

@@ -22,6 +22,7 @@ from flock.converge.cancellation import Cancellation
 from flock.converge.cook import Around, Cook, Handler, Handlers
 from flock.converge.cookbooks import Cookbooks
 from flock.converge.events import Events
+from flock.converge.locks import Locksmith
 from flock.converge.node_object import NodeObject
 from flock.converge.node_store import JournalStore, NodeStore
 from flock.converge.notification import Trail
@@ -51,6 +52,7 @@ class Kitchen:
         journal: Journal,
         store: NodeStore | None = None,
         outbound: Outbound | None = None,
+        locksmith: Locksmith | None = None,
         around: Around = nullcontext,
         facts: Callable[[], Mapping[str, Any]] = machine_facts.collect,
         sensitive_attributes: Sequence[str] = (),
@@ -72,6 +74,7 @@ class Kitchen:
             store: keeps normal attributes and the node object; the journal by
                 default.
             outbound: takes notices for other machines.
+            locksmith: gives runs their locks; without one none is ever had.
             around: makes what the recipes and resources of a run happen inside
                 of, on the run's thread.
             facts: returns the automatic attributes; asked once a run.
@@ -106,6 +109,7 @@ class Kitchen:
             Handlers(tuple(start_handlers), tuple(report_handlers), tuple(exception_handlers)),
             words or {},
             outbound,
+            locksmith,
             around,
             delayed_after_failure,
         )

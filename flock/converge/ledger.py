@@ -30,6 +30,7 @@ CREATE TABLE IF NOT EXISTS notifications (
     target TEXT NOT NULL,
     action TEXT NOT NULL,
     trail TEXT NOT NULL,
+    lockids TEXT NOT NULL,
     is_due INTEGER NOT NULL DEFAULT 0
 );
 """
@@ -47,6 +48,8 @@ class Entry:
         target: `kind[name]` of the resource that is to act.
         action: what it is to do.
         trail: what led here, the notifier last.
+        lockids: the locks that protected the notifier: the action is made only
+            by a run that holds them.
         is_due: the change was made; False while that is not known.
     """
 
@@ -57,6 +60,7 @@ class Entry:
     target: str
     action: str
     trail: Trail
+    lockids: frozenset[str]
     is_due: bool
 
 
@@ -80,8 +84,8 @@ class Ledger:
             return [
                 connection.execute(
                     "INSERT INTO notifications"
-                    " (run_id, notifier, notifier_action, target, action, trail)"
-                    " VALUES (?, ?, ?, ?, ?, ?) RETURNING id",
+                    " (run_id, notifier, notifier_action, target, action, trail, lockids)"
+                    " VALUES (?, ?, ?, ?, ?, ?, ?) RETURNING id",
                     (
                         self._run_id,
                         str(notifier),
@@ -89,6 +93,7 @@ class Ledger:
                         each.target,
                         each.action,
                         json.dumps(trail),
+                        json.dumps(sorted(notifier.lockids)),
                     ),
                 ).fetchone()[0]
                 for each in notifications
@@ -112,8 +117,8 @@ class Ledger:
         """Return what earlier runs left, the oldest first."""
         with self._journal.reading() as connection:
             rows = connection.execute(
-                "SELECT id, run_id, notifier, notifier_action, target, action, trail, is_due"
-                " FROM notifications WHERE run_id != ? ORDER BY id",
+                "SELECT id, run_id, notifier, notifier_action, target, action, trail,"
+                " lockids, is_due FROM notifications WHERE run_id != ? ORDER BY id",
                 (self._run_id,),
             ).fetchall()
         return [
@@ -125,7 +130,8 @@ class Ledger:
                 target=row[4],
                 action=row[5],
                 trail=tuple((name, action) for name, action in json.loads(row[6])),
-                is_due=bool(row[7]),
+                lockids=frozenset(json.loads(row[7])),
+                is_due=bool(row[8]),
             )
             for row in rows
         ]

@@ -23,6 +23,7 @@ from types import FrameType
 from typing import Any, ClassVar, Self, TypeVar, cast
 
 from flock.converge.condition import Guard, OnTimeout, Question, Wait, guard, wait
+from flock.converge.locks import DEFAULT_WAIT, Held, LockWish
 from flock.converge.notification import (
     Location,
     Notification,
@@ -64,6 +65,7 @@ class Resource:
     recipe: str = field(default="", init=False, repr=False, compare=False)
     guards: list[Guard] = field(default_factory=list, init=False, repr=False, compare=False)
     waits: list[Wait] = field(default_factory=list, init=False, repr=False, compare=False)
+    lock_wishes: list[LockWish] = field(default_factory=list, init=False, repr=False, compare=False)
     notifications: list[Notification] = field(
         default_factory=list, init=False, repr=False, compare=False
     )
@@ -256,6 +258,49 @@ class Resource:
         self.waits.append(wait(question, False, pause, timeout, on_timeout, _caller()))
         return self
 
+    def under_lock(
+        self,
+        lockid: str,
+        *,
+        wait: float | None = DEFAULT_WAIT,
+        slots: int | str = 1,
+        among: str = "",
+        group: str = "",
+        keep_on_failure: bool = False,
+        zookeeper: str | None = None,
+    ) -> Self:
+        """Change this resource only under a lock, asked for only if something is to change.
+
+        A lock that is not had skips the resource, naming who has it. It is
+        held until the end of the run, or until `clockoff`.
+
+        Args:
+            lockid: its name.
+            wait: seconds to wait for it; 0 for "now or not", None without limit.
+            slots: how many may hold it at a time, or a part of `among` as `10%`.
+            among: a query over machines, as `roles:web`.
+            group: machines of one group take one slot together.
+            keep_on_failure: a failed run keeps its slot from others.
+            zookeeper: `host:2181` of another ensemble than the flock's own.
+        """
+        where = _caller()
+        wish = LockWish(
+            lockid, wait, slots, among, group, keep_on_failure, zookeeper, reason=str(self)
+        )
+        try:
+            wish.check()
+        except ValueError as error:
+            raise RecipeError(f"{self}: {error}", where) from None
+        self.lock_wishes.append(wish)
+        return self
+
+    @property
+    def lockids(self) -> frozenset[str]:
+        """The locks that protect it: those it is `under_lock` of, and those its guards ask for."""
+        asked = (each.question for each in self.guards if each.wanted)
+        guarding = {each.lockid for each in asked if isinstance(each, Held)}
+        return frozenset(guarding | {wish.lockid for wish in self.lock_wishes})
+
     # --- inside
 
     def _check_action(self, action: str, where: str) -> None:
@@ -408,6 +453,7 @@ _METHODS = frozenset(
         "remote_subscribes",
         "only_if",
         "not_if",
+        "under_lock",
         "wait_until",
         "wait_while",
     }

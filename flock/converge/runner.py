@@ -11,7 +11,7 @@ import copy
 import logging
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,8 @@ from typing import Any
 from flock.converge.asking import Asking, Skipped
 from flock.converge.collection import Collection
 from flock.converge.kinds import Kinds
-from flock.converge.ledger import Ledger
+from flock.converge.ledger import Entry, Ledger
+from flock.converge.locks import RunLocks
 from flock.converge.notification import Notification, Timing, Trail
 from flock.converge.outbound import Outbound
 from flock.converge.provider import Machine, Outcome
@@ -37,12 +38,18 @@ _PACKAGE = str(Path(__file__).parent.parent)
 
 @dataclass(slots=True)
 class _Delayed:
-    """A notification that waits for the end of the run; several of one kind are one."""
+    """A notification that waits for the end of the run; several of one kind are one.
+
+    Attributes:
+        lockids: the locks that protect what notified: it is made before they
+            are released, and not by this run if one was lost.
+    """
 
     target: Resource
     action: str
     trail: Trail
-    ledger_ids: list[int]
+    lockids: set[str] = field(default_factory=set)
+    ledger_ids: list[int] = field(default_factory=list)
     is_made: bool = False
 
 
@@ -78,6 +85,10 @@ class _Deed:
         return (*self.trail, (str(self.resource), self.action))
 
 
+class _NotBegun(RunFailed):
+    """An action was not begun, for no fault of its own: what led to it stays in the ledger."""
+
+
 class Runner:
     """One walk over the resources of a run; used by one thread.
 
@@ -94,6 +105,7 @@ class Runner:
         machine: Machine,
         report: Report,
         emit: Emit,
+        locks: RunLocks,
         *,
         ledger: Ledger | None = None,
         outbound: Outbound | None = None,
@@ -107,6 +119,8 @@ class Runner:
             machine: what providers use.
             report: gets a row per action.
             emit: told of each step.
+            locks: what the run holds; told by us what to do when one is taken,
+                and before one is released.
             ledger: keeps notifications over the death of the process; None
                 where nothing is changed.
             outbound: takes notices for other machines.
@@ -118,16 +132,20 @@ class Runner:
         self._kinds = kinds
         self._machine = machine
         self._emit = emit
+        self._locks = locks
+        locks.on_taken = self._take_up_held_back
+        locks.before_release = self._make_delayed_under
         self._ledger = ledger
         self._outbound = outbound
         self._delayed_after_failure = delayed_after_failure
         self._asking = Asking(machine, emit)
         self._delayed: dict[tuple[str, str], _Delayed] = {}
+        self._held_back: list[Entry] = []
 
     @property
     def waiting(self) -> dict[str, Any] | None:
         """What is waited for right now, as plain data; any thread may ask."""
-        return self._asking.waiting
+        return self._asking.waiting or self._locks.waiting
 
     def converge(self) -> None:
         """Converge all resources, then make the delayed notifications.
@@ -157,29 +175,47 @@ class Runner:
         if self._ledger is None:
             return
         for entry in self._ledger.left_over():
-            target = self.resources.find(entry.target)
             notifier = self.resources.find(entry.notifier)
-            to_change: bool | None = False
-            if not entry.is_due:
-                to_change = None
-                if notifier is not None:
-                    to_change = self.would_change(notifier, entry.notifier_action)
-            if target is None or not target.can(entry.action):
-                log.warning("%s is declared no more: not notified", entry.target)
-            elif not to_change:
-                self._delay(target, entry.action, entry.trail, entry.id)
-                self._emit(
-                    "notification taken up",
-                    {
-                        "resource": entry.target,
-                        "action": entry.action,
-                        "notified_by": entry.notifier,
-                        "from_run": entry.run_id,
-                        "maybe_unchanged": to_change is None,
-                    },
-                )
-                continue
-            self._ledger.strike_off([entry.id])
+            if entry.lockids if notifier is None else notifier.lockids:
+                self._held_back.append(entry)
+            else:
+                self._take_up(entry)
+
+    def _take_up_held_back(self, lockid: str) -> None:
+        """Take up what an earlier run left that may be done under the locks held now."""
+        held_back, self._held_back = self._held_back, []
+        for entry in held_back:
+            notifier = self.resources.find(entry.notifier)
+            lockids = entry.lockids if notifier is None else notifier.lockids
+            if lockid in lockids and all(self._locks.has(each) for each in lockids):
+                self._take_up(entry, lockids)
+            else:
+                self._held_back.append(entry)
+
+    def _take_up(self, entry: Entry, lockids: Iterable[str] = ()) -> None:
+        """Add what an earlier run left to the delayed ones, if it is still to be made."""
+        target, notifier = self.resources.find(entry.target), self.resources.find(entry.notifier)
+        to_change: bool | None = False
+        if not entry.is_due:
+            to_change = None
+            if notifier is not None:
+                to_change = self.would_change(notifier, entry.notifier_action)
+        if target is None or not target.can(entry.action):
+            log.warning("%s is declared no more: not notified", entry.target)
+        elif not to_change:
+            self._delay(target, entry.action, entry.trail, lockids, entry.id)
+            self._emit(
+                "notification taken up",
+                {
+                    "resource": entry.target,
+                    "action": entry.action,
+                    "notified_by": entry.notifier,
+                    "from_run": entry.run_id,
+                    "maybe_unchanged": to_change is None,
+                },
+            )
+            return
+        self._strike_off([entry.id])
 
     # --- the walk
 
@@ -219,6 +255,10 @@ class Runner:
             circle = " → ".join(f"{action} {name}" for name, action in steps)
             raise RunFailed(f"notifications go in a circle: {circle} ({resource.where})")
         self._machine.cancellation.check()
+        try:
+            self._locks.boundary()
+        except RunFailed as lost:
+            raise _NotBegun(str(lost)) from lost
         row = deed.row
         begun = time.monotonic()
         self._tell("resource started", deed)
@@ -239,7 +279,9 @@ class Runner:
         self._tell(f"resource {row.state}", deed, diffs=deed.diffs)
         if isinstance(failure, RunCancelled):
             raise failure
-        if failure is not None and not resource.ignore_failure:
+        # A failure of the run, as a lost lock, is not the resource's to ignore.
+        is_ignored = resource.ignore_failure and not isinstance(failure, RunFailed)
+        if failure is not None and not is_ignored:
             raise RunFailed(f"{resource} ({resource.where}): {row.error}") from failure
         if row.state == "changed":
             self._notify(deed)
@@ -247,39 +289,84 @@ class Runner:
     # --- notifications
 
     def _notify(self, deed: _Deed) -> None:
-        """Run what is to run immediately; note down what is delayed."""
+        """Note down what is delayed, then run what is to run immediately."""
         ids: Sequence[int | None] = deed.armed or [None] * len(deed.notifications)
-        for notification, ledger_id in zip(deed.notifications, ids, strict=True):
-            target = self._target(notification.target)
+        pairs = list(zip(deed.notifications, ids, strict=True))
+        trail, lockids = deed.own_trail, deed.resource.lockids
+        for notification, ledger_id in pairs:
             if notification.timing is Timing.DELAYED:
-                self._delay(target, notification.action, deed.own_trail, ledger_id)
-                continue
-            try:
-                self._act(target, notification.action, deed.own_trail)
-            except RunFailed:
-                self._strike_off([ledger_id])
-                raise
-            self._strike_off([ledger_id])
+                target = self._target(notification.target)
+                self._delay(target, notification.action, trail, lockids, ledger_id)
+        for notification, ledger_id in pairs:
+            if notification.timing is Timing.IMMEDIATELY:
+                self._act_once(
+                    self._target(notification.target), notification.action, trail, [ledger_id]
+                )
 
-    def _delay(self, target: Resource, action: str, trail: Trail, ledger_id: int | None) -> None:
+    def _delay(
+        self,
+        target: Resource,
+        action: str,
+        trail: Trail,
+        lockids: Iterable[str],
+        ledger_id: int | None,
+    ) -> None:
         """Put an action off to the end of the run, once per target and action."""
-        key = (str(target), action)
-        delayed = self._delayed.setdefault(key, _Delayed(target, action, trail, []))
+        delayed = self._delayed.setdefault((str(target), action), _Delayed(target, action, trail))
         if delayed.is_made:
             self._strike_off([ledger_id])
-        elif ledger_id is not None:
+            return
+        delayed.lockids.update(lockids)
+        if ledger_id is not None:
             delayed.ledger_ids.append(ledger_id)
 
     def _make_delayed(self, failures: list[str]) -> None:
-        """Make the delayed notifications, and those that arise meanwhile; a failure stops none."""
-        while waiting := [each for each in self._delayed.values() if not each.is_made]:
+        """Make the delayed notifications, and those that arise meanwhile; a failure stops none.
+
+        Those under a lock that was lost wait in the ledger for a run that holds it.
+        """
+        while waiting := [each for each in self._delayed.values() if self._may_be_made(each)]:
             for delayed in waiting:
                 delayed.is_made = True
                 try:
-                    self._act(delayed.target, delayed.action, delayed.trail)
+                    self._act_once(
+                        delayed.target, delayed.action, delayed.trail, delayed.ledger_ids
+                    )
                 except RunFailed as error:
                     failures.append(str(error))
-                self._strike_off(delayed.ledger_ids)
+
+    def _make_delayed_under(self, lockid: str) -> None:
+        """Make the delayed notifications that a lock protects, before it is released."""
+        failures: list[str] = []
+        for delayed in list(self._delayed.values()):
+            if lockid in delayed.lockids and self._may_be_made(delayed):
+                delayed.is_made = True
+                try:
+                    self._act_once(
+                        delayed.target, delayed.action, delayed.trail, delayed.ledger_ids
+                    )
+                except RunFailed as error:
+                    failures.append(str(error))
+        if failures:
+            raise RunFailed("; ".join(failures))
+
+    def _may_be_made(self, delayed: _Delayed) -> bool:
+        """Say whether a delayed notification is still to be made, and by this run."""
+        lost = any(self._locks.is_lost(lockid) for lockid in delayed.lockids)
+        return not delayed.is_made and not lost
+
+    def _act_once(
+        self, target: Resource, action: str, trail: Trail, ids: Sequence[int | None]
+    ) -> None:
+        """Run a notified action, and note that it was made, well or badly."""
+        try:
+            self._act(target, action, trail)
+        except _NotBegun:
+            raise
+        except RunFailed:
+            self._strike_off(ids)
+            raise
+        self._strike_off(ids)
 
     def _target(self, name: str) -> Resource:
         """Return a notified resource; that it is there was checked when the recipes were read."""
@@ -291,8 +378,6 @@ class Runner:
 
     def _arm(self, deed: _Deed, wanted: Resource) -> None:
         """Note whom the change concerns, before the first one of a deed is made."""
-        if deed.is_armed:
-            return
         trail = deed.own_trail
         if self._ledger is not None and deed.notifications:
             deed.armed = self._ledger.arm(wanted, deed.action, deed.notifications, trail)
@@ -348,9 +433,9 @@ class Runner:
                 wanted = with_lazy_values(resource)
                 if is_first:
                     self._notify_before(deed, wanted)
-                    is_first = False
+                is_first = False
                 self._make_changes(deed, wanted)
-            except (RunCancelled, RunFailed):
+            except (RunCancelled, RunFailed, Skipped):
                 raise
             except Exception as error:
                 if tries_left <= 0:
@@ -367,8 +452,20 @@ class Runner:
         """Run what is to run before the resource changes, if it would change."""
         before = [each for each in wanted.notifications if each.timing is Timing.BEFORE]
         if before and self._would_change(wanted, deed.action):
+            self._take_locks(wanted)
             for notification in before:
                 self._act(self._target(notification.target), notification.action, deed.own_trail)
+
+    def _take_locks(self, wanted: Resource) -> None:
+        """Take the locks that a resource is to be changed under; those held are joined.
+
+        Raises:
+            Skipped: one is not had; names who has it.
+            RunFailed: the run had one, and lost it.
+        """
+        for wish in wanted.lock_wishes:
+            if not self._locks.take(wish):
+                raise Skipped(self._locks.holder_of(wish.lockid))
 
     def _make_changes(self, deed: _Deed, wanted: Resource) -> None:
         """Make each change the provider names before the next is asked for."""
@@ -378,7 +475,10 @@ class Runner:
             diff = change.diff
             if not self._machine.why_run:
                 self._machine.cancellation.check()
-                self._arm(deed, wanted)
+                if not deed.is_armed:
+                    self._take_locks(wanted)
+                    self._arm(deed, wanted)
+                self._locks.doing(f"{deed.action} {wanted}")
                 outcome = change.apply()
                 if isinstance(outcome, Outcome):
                     texts, diff = outcome.texts, outcome.diff
