@@ -21,6 +21,7 @@ import pykka
 
 from flock.calls import CallOptions, Calls
 from flock.errors import CallError, NameTaken, NodeNotFound, UsageError
+from flock.globals import Globals
 from flock.monitors import Down, Monitor
 from flock.node import Node, raise_file_limit
 from flock.node_objects import NodeObject, NodeObjects
@@ -270,6 +271,11 @@ class Flock:
             RegistryUnavailable: that cannot be known now.
         """
         return NodeObjects(self.registry, self._proxy).search(query)
+
+    @property
+    def globals(self) -> Globals:
+        """Values that the whole flock shares: `FlockOfChefs.globals['release'] = '1.4'`."""
+        return Globals(self.registry)
 
     # --- this node's own actors
 
