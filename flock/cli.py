@@ -28,6 +28,9 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "run-list": ("flock.ctl.run_list_command", "show or change what a node converges"),
     "search": ("flock.ctl.search_command", "find machines by a query, up or down"),
     "forget": ("flock.ctl.forget_command", "forget a machine that is gone for good"),
+    "notices": ("flock.ctl.notices_command", "list what machines tell each other to do"),
+    "notify": ("flock.ctl.notices_command", "have a node run an action of a resource"),
+    "subscriptions": ("flock.ctl.notices_command", "list who is told when a resource changes"),
     "cancel": ("flock.ctl.runs_command", "end the run that goes on at a node"),
     "converge": ("flock.ctl.converge_command", "converge here, once, without being a node"),
 }

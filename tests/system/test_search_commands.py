@@ -163,6 +163,8 @@ def test_converge_in_another_state_folder_is_refused_until_the_node_is_forgotten
         "node": "moved",
         "node_object": True,
         "key": False,
+        "notices": 0,
+        "subscriptions": 0,
     }
     assert flockctl(*words, "--state-dir", there).code == 0
 
