@@ -207,6 +207,9 @@ class Lane:
             if self._is_closed:
                 return []
             self._is_closed = True
+            # While somebody still listens to the monitor: libzmq waits for ever,
+            # on the thread that serves every socket, to tell one that is gone.
+            self._socket.disable_monitor()
             self._socket.close(linger=int(linger * 1000))
         unsent = []
         while self._queue:

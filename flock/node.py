@@ -391,10 +391,14 @@ class Node:
         good = zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_HANDSHAKE_FAILED_AUTH
         bad = zmq.EVENT_CLOSED | zmq.EVENT_DISCONNECTED
         with socket, socket.get_monitor_socket(good | bad) as monitor:
-            socket.connect(record.address)
-            if not monitor.poll(int(_PROBE_WITHIN * 1000)):
-                return False
-            return bool(parse_monitor_message(monitor.recv_multipart())["event"] & good)
+            try:
+                socket.connect(record.address)
+                if not monitor.poll(int(_PROBE_WITHIN * 1000)):
+                    return False
+                return bool(parse_monitor_message(monitor.recv_multipart())["event"] & good)
+            finally:
+                # Before the one who listens goes: libzmq would wait for him for ever.
+                socket.disable_monitor()
 
     # --- peers
 

@@ -190,6 +190,7 @@ class Peers:
         self._lock = threading.Lock()
         self._lane_numbers = 0
         self._closed = False
+        self._keeper_ends = False
         self._flusher = Flusher()
         self._pool = ThreadPoolExecutor(_POOL_THREADS, thread_name_prefix="flock-peers")
         self._orders: deque[tuple[str, Any]] = deque()
@@ -258,8 +259,8 @@ class Peers:
             try:
                 socket.connect(peer.record.address)
             except zmq.ZMQError as error:
-                monitor.close(linger=0)
                 lane.close()
+                monitor.close(linger=0)
                 raise NodeUnreachable(
                     f"{peer.record.address} of {peer.title} is no address: {error}"
                 ) from None
@@ -514,9 +515,10 @@ class Peers:
                 return
 
     def _end(self, lane: Lane, linger: float = 0.0) -> list[bytes]:
-        # The monitor goes with its lane: the keeper forgets it on its own thread.
+        unsent = lane.close(linger)
+        # The monitor goes after its lane: the keeper forgets it on its own thread.
         self._order("forget", lane)
-        return lane.close(linger)
+        return unsent
 
     # --- the keeper
 
@@ -535,7 +537,7 @@ class Peers:
         poll = select.epoll()
         poll.register(self._wake, select.EPOLLIN)
         try:
-            while not self._closed:
+            while not self._keeper_ends:
                 timeout = self._seconds_to_next_deadline()
                 for descriptor, _ in poll.poll(timeout):
                     if descriptor == self._wake:
@@ -685,6 +687,8 @@ class Peers:
                     lane.flush()
                     # A lane that never opened holds nothing that anybody waits for.
                     lane.close(linger if lane.is_open else 0.0)
+        # After the lanes: their monitors have to be listened to as long as they live.
+        self._keeper_ends = True
         os.eventfd_write(self._wake, 1)
         keeper = self._keeper
         if keeper is not None:
