@@ -86,7 +86,7 @@ class Commands:
     """
 
     def __init__(self) -> None:
-        self._reaper = _Reaper()
+        self._reaper = Reaper()
 
     def run(
         self,
@@ -309,7 +309,7 @@ class _Conversation:
         )
 
 
-class _Reaper:
+class Reaper:
     """The process that outlives us by a moment, and the pipe it hangs on."""
 
     def __init__(self) -> None:

@@ -11,15 +11,16 @@ import copy
 import logging
 import time
 import traceback
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from flock.converge.asking import Asking, Skipped
 from flock.converge.collection import Collection
+from flock.converge.delayed import DelayedActions
 from flock.converge.kinds import Kinds
-from flock.converge.ledger import Entry, Ledger
+from flock.converge.ledger import Ledger
 from flock.converge.locks import RunLocks
 from flock.converge.notification import Notification, Timing, Trail
 from flock.converge.outbound import Outbound
@@ -34,23 +35,6 @@ Emit = Callable[[str, Mapping[str, Any]], None]
 """Takes the name of an event and what is to be said with it."""
 
 _PACKAGE = str(Path(__file__).parent.parent)
-
-
-@dataclass(slots=True)
-class _Delayed:
-    """A notification that waits for the end of the run; several of one kind are one.
-
-    Attributes:
-        lockids: the locks that protect what notified: it is made before they
-            are released, and not by this run if one was lost.
-    """
-
-    target: Resource
-    action: str
-    trail: Trail
-    lockids: set[str] = field(default_factory=set)
-    ledger_ids: list[int] = field(default_factory=list)
-    is_made: bool = False
 
 
 @dataclass(slots=True)
@@ -133,14 +117,13 @@ class Runner:
         self._machine = machine
         self._emit = emit
         self._locks = locks
-        locks.on_taken = self._take_up_held_back
-        locks.before_release = self._make_delayed_under
         self._ledger = ledger
         self._outbound = outbound
         self._delayed_after_failure = delayed_after_failure
         self._asking = Asking(machine, emit)
-        self._delayed: dict[tuple[str, str], _Delayed] = {}
-        self._held_back: list[Entry] = []
+        self._delayed = DelayedActions(resources, locks, ledger, self.would_change, emit)
+        locks.on_taken = self._delayed.take_up_under
+        locks.before_release = self._make_delayed_under
 
     @property
     def waiting(self) -> dict[str, Any] | None:
@@ -172,50 +155,7 @@ class Runner:
 
     def take_up_left_over(self) -> None:
         """Add the notifications that earlier runs left to the delayed ones of this run."""
-        if self._ledger is None:
-            return
-        for entry in self._ledger.left_over():
-            notifier = self.resources.find(entry.notifier)
-            if entry.lockids if notifier is None else notifier.lockids:
-                self._held_back.append(entry)
-            else:
-                self._take_up(entry)
-
-    def _take_up_held_back(self, lockid: str) -> None:
-        """Take up what an earlier run left that may be done under the locks held now."""
-        held_back, self._held_back = self._held_back, []
-        for entry in held_back:
-            notifier = self.resources.find(entry.notifier)
-            lockids = entry.lockids if notifier is None else notifier.lockids
-            if lockid in lockids and all(self._locks.has(each) for each in lockids):
-                self._take_up(entry, lockids)
-            else:
-                self._held_back.append(entry)
-
-    def _take_up(self, entry: Entry, lockids: Iterable[str] = ()) -> None:
-        """Add what an earlier run left to the delayed ones, if it is still to be made."""
-        target, notifier = self.resources.find(entry.target), self.resources.find(entry.notifier)
-        to_change: bool | None = False
-        if not entry.is_due:
-            to_change = None
-            if notifier is not None:
-                to_change = self.would_change(notifier, entry.notifier_action)
-        if target is None or not target.can(entry.action):
-            log.warning("%s is declared no more: not notified", entry.target)
-        elif not to_change:
-            self._delay(target, entry.action, entry.trail, lockids, entry.id)
-            self._emit(
-                "notification taken up",
-                {
-                    "resource": entry.target,
-                    "action": entry.action,
-                    "notified_by": entry.notifier,
-                    "from_run": entry.run_id,
-                    "maybe_unchanged": to_change is None,
-                },
-            )
-            return
-        self._strike_off([entry.id])
+        self._delayed.take_up_left_over()
 
     # --- the walk
 
@@ -296,36 +236,21 @@ class Runner:
         for notification, ledger_id in pairs:
             if notification.timing is Timing.DELAYED:
                 target = self._target(notification.target)
-                self._delay(target, notification.action, trail, lockids, ledger_id)
+                self._delayed.add(target, notification.action, trail, lockids, ledger_id)
         for notification, ledger_id in pairs:
             if notification.timing is Timing.IMMEDIATELY:
                 self._act_once(
                     self._target(notification.target), notification.action, trail, [ledger_id]
                 )
 
-    def _delay(
-        self,
-        target: Resource,
-        action: str,
-        trail: Trail,
-        lockids: Iterable[str],
-        ledger_id: int | None,
-    ) -> None:
-        """Put an action off to the end of the run, once per target and action."""
-        delayed = self._delayed.setdefault((str(target), action), _Delayed(target, action, trail))
-        if delayed.is_made:
-            self._strike_off([ledger_id])
-            return
-        delayed.lockids.update(lockids)
-        if ledger_id is not None:
-            delayed.ledger_ids.append(ledger_id)
-
-    def _make_delayed(self, failures: list[str]) -> None:
+    def _make_delayed(self, failures: list[str], under: str | None = None) -> None:
         """Make the delayed notifications, and those that arise meanwhile; a failure stops none.
 
-        Those under a lock that was lost wait in the ledger for a run that holds it.
+        Args:
+            failures: gets what went wrong.
+            under: only those that this lock protects.
         """
-        while waiting := [each for each in self._delayed.values() if self._may_be_made(each)]:
+        while waiting := self._delayed.ready(under):
             for delayed in waiting:
                 delayed.is_made = True
                 try:
@@ -338,22 +263,9 @@ class Runner:
     def _make_delayed_under(self, lockid: str) -> None:
         """Make the delayed notifications that a lock protects, before it is released."""
         failures: list[str] = []
-        for delayed in list(self._delayed.values()):
-            if lockid in delayed.lockids and self._may_be_made(delayed):
-                delayed.is_made = True
-                try:
-                    self._act_once(
-                        delayed.target, delayed.action, delayed.trail, delayed.ledger_ids
-                    )
-                except RunFailed as error:
-                    failures.append(str(error))
+        self._make_delayed(failures, lockid)
         if failures:
             raise RunFailed("; ".join(failures))
-
-    def _may_be_made(self, delayed: _Delayed) -> bool:
-        """Say whether a delayed notification is still to be made, and by this run."""
-        lost = any(self._locks.is_lost(lockid) for lockid in delayed.lockids)
-        return not delayed.is_made and not lost
 
     def _act_once(
         self, target: Resource, action: str, trail: Trail, ids: Sequence[int | None]
@@ -364,9 +276,9 @@ class Runner:
         except _NotBegun:
             raise
         except RunFailed:
-            self._strike_off(ids)
+            self._delayed.strike_off(ids)
             raise
-        self._strike_off(ids)
+        self._delayed.strike_off(ids)
 
     def _target(self, name: str) -> Resource:
         """Return a notified resource; that it is there was checked when the recipes were read."""
@@ -397,12 +309,6 @@ class Runner:
             (self._ledger.make_due if changed else self._ledger.strike_off)(deed.armed)
         if deed.outbound is not None and self._outbound is not None:
             self.report.notices += self._outbound.settle(deed.outbound, changed)
-
-    def _strike_off(self, ids: Sequence[int | None]) -> None:
-        """Note that notifications are done with."""
-        known = [each for each in ids if each is not None]
-        if known and self._ledger is not None:
-            self._ledger.strike_off(known)
 
     def would_change(self, resource: Resource, action: str) -> bool | None:
         """Say whether an action would change anything, without doing it; None if it cannot tell."""
