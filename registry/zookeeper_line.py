@@ -11,8 +11,6 @@ was done or not (what stands in the slot carries the same id).
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
 import datetime
 import itertools
 import logging
@@ -20,8 +18,7 @@ import math
 import threading
 import time
 import uuid
-from collections.abc import Callable, Container
-from dataclasses import dataclass
+from collections.abc import Callable
 
 from kazoo.exceptions import NodeExistsError, NoNodeError
 from kazoo.protocol.states import ZnodeStat
@@ -42,6 +39,8 @@ from registry.zookeeper_chores import Chores
 from registry.zookeeper_lock import Claim, Keeper, Places, ZooKeeperLock
 from registry.zookeeper_requests import Refused, Requests
 from registry.zookeeper_session import Session
+from registry.zookeeper_slots import Slots, UncleanEnds
+from registry.zookeeper_traces import Traces
 from registry.zookeeper_watches import Hub
 
 _log = logging.getLogger(__name__)
@@ -51,83 +50,11 @@ _RECHECK = 10.0
 
 _PAUSE_IN_OUTAGE = 0.5
 _CANCEL_CHECK = 0.25
-_SHORTEST_TIMEOUT = 1.0
+_SHORTEST_TIMEOUT = 0.5
+_CANCELLABLE_TIMEOUT = 0.6
+_LEAVING_TIMEOUT = 0.3
 _GRACE = 0.2
 """Seconds after the deadline in which a waiter that was just woken looks once more."""
-
-
-@dataclass(frozen=True, slots=True)
-class Slots:
-    """The slots of a lock as one look found them.
-
-    Attributes:
-        version: of the slots' folder, which every claim raises: a claim that is
-            made for this version knows all holders. None if there is no folder.
-        held: who holds which slot; None for what cannot be read.
-        unclean: marks whose holders are gone without a clean end, by path.
-    """
-
-    version: int | None
-    held: dict[int, Claim | None]
-    unclean: dict[str, tuple[int, Claim | None]]
-
-    @classmethod
-    def look(cls, requests: Requests, places: Places, hub: Hub) -> Slots:
-        """Read all of it, with watches for whatever may free a slot."""
-        # The slots first: a mark is never without its slot to who reads them in this order.
-        return cls.read(
-            requests, places, *requests.children_of_all([places.slots, places.marks], hub.fired)
-        )
-
-    @classmethod
-    def read(
-        cls,
-        requests: Requests,
-        places: Places,
-        slots: tuple[list[str], ZnodeStat] | None,
-        marks: tuple[list[str], ZnodeStat] | None,
-    ) -> Slots:
-        """Read what stands at the names that were found in the two folders."""
-        named = [number_in(name) for name in (slots[0] if slots else [])]
-        numbers = sorted(number for number in named if number is not None)
-        nodes = requests.get_many([places.slot(number) for number in numbers])
-        held = {
-            number: Claim.parse(node[0])
-            for number, node in zip(numbers, nodes, strict=True)
-            if node is not None
-        }
-        names = marks[0] if marks else []
-        live = {f"{number}.{claim.attempt}" for number, claim in held.items() if claim}
-        stale = [name for name in names if name not in live]
-        nodes = requests.get_many([f"{places.marks}/{name}" for name in stale])
-        unclean = {
-            f"{places.marks}/{name}": (number_in(name) or 0, Claim.parse(node[0]))
-            for name, node in zip(stale, nodes, strict=True)
-            if node is not None
-        }
-        return cls(int(slots[1].version) if slots else None, held, unclean)
-
-
-class UncleanEnds:
-    """Since when this process knows of each unclean end; the lock-delay is counted from there."""
-
-    def __init__(self, now: Callable[[], float]) -> None:
-        self._now = now
-        self._lock = threading.Lock()
-        self._first_seen: dict[str, float] = {}
-
-    def age(self, mark: str) -> float:
-        """Return seconds since a left-behind mark was first asked for."""
-        now = self._now()
-        with self._lock:
-            return now - self._first_seen.setdefault(mark, now)
-
-    def keep_only(self, folder: str, marks: Container[str]) -> None:
-        """Forget the marks of one lock that are not among `marks`."""
-        with self._lock:
-            for mark in list(self._first_seen):
-                if mark.startswith(f"{folder}/") and mark not in marks:
-                    del self._first_seen[mark]
 
 
 class Attempt:
@@ -214,9 +141,7 @@ class Attempt:
                 self._begin_anew()
             lock = self._enter() if self._entry is None else self._advance()
         except RegistryUnavailable as error:
-            # Once begun an outage is waited out; it is the deadline that ends it.
-            has_begun = self._was_in_line or self._claiming is not None
-            if not has_begun or self._session.state() is SessionState.CLOSED:
+            if self._session.state() is SessionState.CLOSED or not self._may_go_on():
                 raise
             self._unreachable = error
             self._next_look = _PAUSE_IN_OUTAGE
@@ -224,12 +149,23 @@ class Attempt:
         self._unreachable = None
         return lock
 
+    def _may_go_on(self) -> bool:
+        """Say whether an outage is waited out: once in line until the deadline, before not long."""
+        return (
+            self._has_begun()
+            or time.monotonic() < self._began + OPERATION_TIMEOUT - _SHORTEST_TIMEOUT
+        )
+
+    def _has_begun(self) -> bool:
+        return self._was_in_line or self._claiming is not None
+
     def _requests(self) -> Requests:
-        """Begin a step that does not outlast the deadline by more than a second."""
-        if self._deadline is None or not self._was_in_line:
-            return self._session.requests()
-        remaining = self._deadline - time.monotonic()
-        return self._session.requests(min(OPERATION_TIMEOUT, max(_SHORTEST_TIMEOUT, remaining)))
+        """Begin a step that outlasts neither a cancellation nor the deadline by much."""
+        limit = OPERATION_TIMEOUT if self._cancelled is None else _CANCELLABLE_TIMEOUT
+        if self._was_in_line and self._deadline is not None:
+            remaining = self._deadline - time.monotonic()
+            limit = min(limit, max(_SHORTEST_TIMEOUT, remaining))
+        return self._session.requests(limit)
 
     # --- getting into the line
 
@@ -465,20 +401,24 @@ class Attempt:
             if self._cancelled is not None and self._cancelled.is_set():
                 raise LockCancelled(self._lockid)
             now = time.monotonic()
-            if self._deadline is not None and now >= self._deadline:
-                if self._unreachable is not None:
+            is_over = self._deadline is not None and now >= self._deadline
+            if is_over and self._unreachable is not None:
+                if self._has_begun() or not self._may_go_on():
                     raise self._unreachable
-                # What woke us may have been the lock falling free: one look more, not many.
-                if not self._woken.is_set() or now >= self._deadline + _GRACE:
-                    raise LockTimeout(self._lockid, now - self._began, holders())
+            elif is_over and not self._may_look_once_more(now):
+                raise LockTimeout(self._lockid, now - self._began, holders())
             if self._woken.is_set() or now >= look_at:
                 return
             pause = look_at - now
-            if self._deadline is not None:
+            if self._deadline is not None and not is_over:
                 pause = min(pause, self._deadline - now)
             if self._cancelled is not None:
                 pause = min(pause, _CANCEL_CHECK)
             self._woken.wait(max(0.0, pause))
+
+    def _may_look_once_more(self, now: float) -> bool:
+        """Say whether what woke us after the deadline may be the lock falling free."""
+        return self._woken.is_set() and now < (self._deadline or 0.0) + _GRACE
 
     def _listen(self, path: str) -> None:
         self._listening.append(self._hub.listen(path, self._woken.set))
@@ -495,7 +435,7 @@ class Attempt:
         if self._entry is None and not self._entering and self._claiming is None:
             return
         try:
-            if self._traces().remove(timeout=_SHORTEST_TIMEOUT) and not self._entering:
+            if self._traces().remove(timeout=_LEAVING_TIMEOUT) and not self._entering:
                 return
         except RegistryError as error:
             _log.debug("lock %r: the wait's entry is removed later: %s", self._lockid, error)
@@ -508,92 +448,9 @@ class Attempt:
         return Traces(self._session, self._places, self._claim.attempt, self._claiming)
 
 
-class Traces:
-    """What an attempt that was given up may have left, and may yet come into being.
-
-    A request whose answer never came can still be on its way, so one look that
-    finds nothing is not enough.
-    """
-
-    def __init__(
-        self,
-        session: Session,
-        places: Places,
-        attempt: str,
-        slot: int | None,
-    ) -> None:
-        self._session = session
-        self._places = places
-        self._attempt = attempt
-        self._slot = slot
-        self._clean_looks = 0
-
-    def remove(self, timeout: float = OPERATION_TIMEOUT) -> bool:
-        """Remove what is there; say whether anything was."""
-        requests = self._session.requests(timeout)
-        requests.sync(self._places.folder)
-        removed = False
-        for name in requests.names(self._places.line):
-            if name.startswith(f"{self._attempt}."):
-                removed = requests.delete(f"{self._places.line}/{name}") or removed
-        if self._slot is not None:
-            removed = give_back(requests, self._places, self._slot, self._attempt) or removed
-        if removed:
-            tidy(requests, self._places)
-        return removed
-
-    def remove_for_sure(self) -> bool:
-        """Do the same for `Chores`, until two looks in a row find nothing."""
-        self._clean_looks = 0 if self.remove() else self._clean_looks + 1
-        return self._clean_looks >= 2
-
-
-def give_back(requests: Requests, places: Places, slot: int, attempt: str) -> bool:
-    """Remove the mark of an attempt, and its slot if it still has it; say whether it had a mark."""
-    steps = requests.transaction()
-    # Where this mark stands nobody else can have the slot: who takes it removes the mark.
-    steps.delete(places.mark(slot, attempt))
-    steps.delete(places.slot(slot))
-    try:
-        steps.commit()
-    except Refused as refusal:
-        if refusal.step == 0:
-            return False
-        return requests.delete(places.mark(slot, attempt))
-    return True
-
-
-def leave_mark(requests: Requests, lock: ZooKeeperLock) -> None:
-    """Remove a slot and note at its mark that its holder went of his own accord."""
-    slot, mark = lock.fence
-    left = dataclasses.replace(lock.claim, abandoned=True).encoded()
-    steps = requests.transaction()
-    steps.set(mark, left)
-    steps.delete(slot)
-    try:
-        steps.commit()
-    except Refused as refusal:
-        if refusal.step == 1:  # the slot went with its session
-            with contextlib.suppress(NoNodeError):
-                requests.set(mark, left)
-
-
-def tidy(requests: Requests, places: Places) -> None:
-    """Remove the folders of a lock that nobody uses, without waiting for the answer."""
-    steps = requests.transaction()
-    steps.delete_all(reversed(places.all))
-    steps.commit_later(lambda _: None)
-
-
 def _wall_clock() -> str:
     """Return the time of day for people: nothing is decided by it."""
     return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def number_in(name: str) -> int | None:
-    """Return the number of a slot from its name or its mark's; None for what is not ours."""
-    number = name.partition(".")[0]
-    return int(number) if number.isascii() and number.isdecimal() else None
 
 
 def in_order(line: list[str]) -> list[str]:

@@ -31,18 +31,11 @@ from registry.contract import (
 )
 from registry.records import unquote
 from registry.zookeeper_chores import Chores
-from registry.zookeeper_line import (
-    Attempt,
-    UncleanEnds,
-    give_back,
-    in_order,
-    leave_mark,
-    number_in,
-    tidy,
-)
+from registry.zookeeper_line import Attempt, in_order
 from registry.zookeeper_lock import Claim, Places, ZooKeeperLock
 from registry.zookeeper_requests import Refused, Requests
 from registry.zookeeper_session import Session
+from registry.zookeeper_slots import UncleanEnds, give_back, leave_mark, number_in, tidy
 from registry.zookeeper_watches import Callback, Hub, Watches
 
 _log = logging.getLogger(__name__)
