@@ -47,6 +47,7 @@ class Dispatcher:
 
     Attributes:
         expired: calls that were not run because their deadline had passed.
+        fence: refuses a call whose lock has been somebody else's since.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class Dispatcher:
         codec: Codec,
         questions: dict[str, Callable[..., Any]],
         clock: Callable[[], float],
+        fence: Callable[[list[Any]], None],
     ) -> None:
         """Make it.
 
@@ -63,7 +65,9 @@ class Dispatcher:
             codec: turns answers into bytes.
             questions: what the node itself answers, by method name.
             clock: monotonic seconds.
+            fence: takes the lock that a call is under; raises `StaleToken`.
         """
+        self.fence = fence
         self._supervisor = supervisor
         self._codec = codec
         self._questions = questions
@@ -84,13 +88,15 @@ class Dispatcher:
             deadline: `CLOCK_BOOTTIME` seconds, None for none.
         """
         if message[0] == CALL:
-            _, call_id, actor, method, args, kwargs, _, chain, _ = message
+            _, call_id, actor, method, args, kwargs, _, chain, under = message
             peer.serving.add(call_id)
         else:
-            _, actor, method, args, kwargs, _, chain, _ = message
+            _, actor, method, args, kwargs, _, chain, under = message
             call_id = 0
         try:
             refuse_unless_allowed(caller, actor, method)
+            if under is not None:
+                self.fence(under)
             if not actor:
                 self._answer_question(peer, call_id, method, args, kwargs)
                 return
@@ -118,10 +124,12 @@ class Dispatcher:
         self, peer: Any, caller: KeyRecord, message: list[Any], deadline: float | None
     ) -> None:
         """Deliver a BATCH: its calls run as one, and each has an outcome of its own."""
-        _, call_id, actor, calls, _, chain, _ = message
+        _, call_id, actor, calls, _, chain, under = message
         peer.serving.add(call_id)
         try:
             refuse_unless_allowed(caller, actor, "batch")
+            if under is not None:
+                self.fence(under)
             target = self._target(actor)
             table = target.table
             for each in calls:

@@ -29,7 +29,7 @@ from flock.proxy import ActorProxy, NodeProxy, handle_maker, points_at
 from flock.settings import Settings, load_settings, make_registry
 from flock.supervisor import MAX_RESTARTS, RESTART_WINDOW, Group, Strategy
 from flock.topics import Subscription
-from registry.contract import Lock, LockOwner, PresenceRecord, Registry
+from registry.contract import Lock, LockLost, LockOwner, LockState, PresenceRecord, Registry
 
 logger = logging.getLogger(__name__)
 
@@ -356,17 +356,27 @@ class Flock:
     # --- locks
 
     def lock(
-        self, lockid: str, *, wait: float | None = 60.0, slots: int = 1, reason: str = ""
+        self,
+        lockid: str,
+        *,
+        wait: float | None = 60.0,
+        slots: int = 1,
+        reason: str = "",
+        group: str = "",
     ) -> HeldLock:
         """Take a lock over the whole flock, as a context manager.
+
+        What it gives has a `token` that only ever grows, and `held`, to be
+        asked before each effect.
 
         Args:
             lockid: any text.
             wait: seconds, 0 for "now or not", None for as long as it takes.
             slots: how many may hold it at a time.
             reason: for people who look at who holds it.
+            group: those of one group take one slot together.
         """
-        return HeldLock(self, lockid, wait, slots, reason)
+        return HeldLock(self, lockid, wait, slots, reason, group)
 
     # --- for proxies and for what is built on this (`flock.proxy.Runtime`)
 
@@ -445,7 +455,13 @@ class HeldLock:
     """A lock of the flock, taken on entering and released on leaving."""
 
     def __init__(
-        self, flock: Flock, lockid: str, wait: float | None, slots: int, reason: str
+        self,
+        flock: Flock,
+        lockid: str,
+        wait: float | None,
+        slots: int,
+        reason: str,
+        group: str,
     ) -> None:
         """Note what is wanted; nothing is asked for yet."""
         self._flock = flock
@@ -453,6 +469,7 @@ class HeldLock:
         self._wait = wait
         self._slots = slots
         self._reason = reason
+        self._group = group
         self._held: Lock | None = None
 
     def __enter__(self) -> Lock:
@@ -464,7 +481,9 @@ class HeldLock:
         """
         me = self._flock.node
         presence = me.presence()
-        owner = LockOwner(owner=presence.name, host=presence.host, reason=self._reason)
+        owner = LockOwner(
+            owner=presence.name, host=presence.host, reason=self._reason, group=self._group
+        )
         self._held = self._flock.registry.acquire(
             self._lockid, owner, wait=self._wait, slots=self._slots
         )
@@ -476,10 +495,19 @@ class HeldLock:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Release it; an outage does not hold this up."""
+        """Release it; an outage does not hold this up.
+
+        Raises:
+            LockLost: it was lost before, so that what was done last may have
+                met the next holder; not if something else was raised inside.
+        """
         held, self._held = self._held, None
-        if held is not None:
-            held.release()
+        if held is None:
+            return
+        was_lost = held.state() is LockState.LOST
+        held.release()
+        if was_lost and error is None:
+            raise LockLost(self._lockid, "it was lost while it was in use")
 
 
 FlockOfChefs = Flock()

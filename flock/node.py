@@ -50,6 +50,7 @@ from flock.monitors import Monitors
 from flock.peers import Identity, Peers, RemotePeer
 from flock.reader import Connection, Reader
 from flock.supervisor import Supervisor
+from flock.tokens import Tokens
 from flock.topics import Topics
 from flock.wire import Codec, MakeHandle, PackHandle, frame_of
 from registry.contract import (
@@ -201,6 +202,7 @@ class Node:
                 "unlink": self._unlink,
             },
             time.monotonic,
+            Tokens().check,
         )
         self._local = Local(self, Codec(pack_handle, make_handle))
 
@@ -348,6 +350,13 @@ class Node:
         self._activity = activity
         self.changed()
 
+    def fence_calls(self, fence: Callable[[list[Any]], None]) -> None:
+        """Let `fence` refuse calls under a lock that has been somebody else's since.
+
+        Without it the newest tokens are known only since this process began.
+        """
+        self.dispatcher.fence = fence
+
     def changed(self) -> None:
         """Have the directory's entry brought up to date soon."""
         self._stale.set()
@@ -381,7 +390,10 @@ class Node:
         """Say whether the process behind a record is alive: it completes a handshake.
 
         A stopped process does not, although its kernel still takes connections.
+        At an address that is ours now, nobody but us could answer.
         """
+        if record.address == self.address:
+            return False
         socket = lane_socket(
             self._context,
             server_key=record.public_key.encode() or None,

@@ -18,7 +18,7 @@ from flock.context import current
 from flock.errors import CallError, EncodeError, MethodNotFound, RegistryError, UsageError
 from flock.future import Future
 from flock.monitors import Down, Monitor
-from registry.contract import PresenceRecord
+from registry.contract import Lock, LockLost, LockState, PresenceRecord, Registry
 
 
 class Runtime(Protocol):
@@ -27,6 +27,10 @@ class Runtime(Protocol):
     @property
     def calls(self) -> Calls:
         """Makes calls."""
+
+    @property
+    def registry(self) -> Registry:
+        """The registry, open."""
 
     def peer(self, name: str) -> Any:
         """Return the peer of a node's name; raise `NodeNotFound` if there is none."""
@@ -135,19 +139,28 @@ class ActorProxy:
         self,
         *,
         timeout: float | EllipsisType | None = ...,
-        under: list[Any] | EllipsisType | None = ...,
+        under: Lock | list[Any] | EllipsisType | None = ...,
     ) -> ActorProxy:
         """Return a proxy of the same actor whose calls are made otherwise.
 
         Args:
             timeout: seconds until `CallTimeout`, also for an answer that is
                 promised for later; None for no deadline.
-            under: a lock that the calls are under; the other side refuses a
-                token older than one it has seen.
+            under: a lock that the calls are under, as `FlockOfChefs.lock`
+                gives it, or `[registry id, lock, slot, token]`; the other side
+                refuses a token older than one it has seen.
+
+        Raises:
+            LockLost: the lock is not ours any more.
         """
         changed = self._flock_options
         if not isinstance(timeout, EllipsisType):
             changed = replace(changed, timeout=timeout, explicit=timeout is not None)
+        if isinstance(under, Lock):
+            if under.state() in {LockState.LOST, LockState.RELEASED}:
+                raise LockLost(under.lockid, "it is not ours any more; nothing was called")
+            registry_id = self._flock_runtime.registry.registry_id()
+            under = [registry_id, under.lockid, under.slot, under.token]
         if not isinstance(under, EllipsisType):
             changed = replace(changed, under=under)
         return ActorProxy(self._flock_runtime, self._flock_node, self._flock_actor, changed)
@@ -329,6 +342,25 @@ class NodeProxy:
     def __repr__(self) -> str:
         """Show the name."""
         return f"<node {self._name}>"
+
+
+def offered_by(actor: ActorProxy, timeout: float) -> dict[str, Sequence[str]]:
+    """Return `[signature, docstring]` by method, asking the actor's node.
+
+    Raises:
+        CallError: it did not answer within `timeout` seconds.
+    """
+    asking = replace(actor._flock_options, timeout=timeout, explicit=True)  # noqa: SLF001 - see below
+    node = NodeProxy(actor._flock_runtime, actor._flock_node, asking)  # noqa: SLF001
+    return node.methods(actor._flock_actor)  # noqa: SLF001 - its methods own all other names
+
+
+def method_of(value: Any) -> tuple[ActorProxy, str] | None:
+    """Return the actor and the name of a method, None for anything else."""
+    if not isinstance(value, MethodProxy):
+        return None
+    actor = ActorProxy(value._runtime, value._node, value._actor, value._options)  # noqa: SLF001 - all that it has
+    return actor, value._name  # noqa: SLF001 - its public names would be the caller's
 
 
 def points_at(value: Any) -> Sequence[str] | None:

@@ -64,7 +64,7 @@ def test_an_order_answers_at_once_with_a_run_that_is_accepted(site, gate):
 
     assert run.as_data() == {
         "run_id": run.run_id, "node": "bender0", "state": "running", "asked_by": "fry",
-        "override_run_list": None, "why_run": False,
+        "override_run_list": None, "why_run": False, "lock": None,
     }  # fmt: skip
     assert kitchen.active()
     gate.open()

@@ -21,6 +21,7 @@ class Cancellation:
         self._news = threading.Condition()
         self._nudges = 0
         self._callbacks: list[Callable[[], None]] = []
+        self._stop_callbacks: list[Callable[[], None]] = []
         self._cancelled_for: str | None = None
         self._stopped_for: str | None = None
 
@@ -38,6 +39,9 @@ class Cancellation:
         """Ask the run to end before its next resource."""
         with self._lock:
             self._stopped_for = self._stopped_for or reason
+            callbacks = list(self._stop_callbacks)
+        for callback in callbacks:
+            callback()
 
     def cancel(self, reason: str) -> None:
         """Ask the run to end now; the second time does nothing."""
@@ -50,6 +54,26 @@ class Cancellation:
         self.nudge()
         for callback in callbacks:
             callback()
+
+    def on_end(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Call `callback` when the run is asked to end, now or at its next boundary.
+
+        For waits in which nothing goes on that would have to come to its end.
+        Otherwise as `on_cancel`.
+        """
+        with self._lock:
+            self._stop_callbacks.append(callback)
+            happened = self._stopped_for is not None
+        if happened:
+            callback()
+        forget_cancel = self.on_cancel(callback)
+
+        def forget() -> None:
+            forget_cancel()
+            with self._lock:
+                self._stop_callbacks.remove(callback)
+
+        return forget
 
     def nudge(self) -> None:
         """End a pause that goes on: what is waited for may have changed."""

@@ -30,7 +30,7 @@ from flock.converge.report import RunState
 from flock.converge.resource import Resource
 from flock.converge.run import Run
 from flock.converge.runner import Runner
-from flock.errors import FlockError, JournalError, RunCancelled, UsageError
+from flock.errors import FlockError, JournalError, RunCancelled, RunFailed, UsageError
 from flock.journal import Journal
 
 log = logging.getLogger("flock.converge")
@@ -161,7 +161,10 @@ class Cook:
             self._journal.save_run(run.report.as_data())
             self._tell(run, "run started", {"run_list": run.report.run_list})
             _call(self._handlers.start, run.as_data())
-            self._converge(run)
+            locks = self._new_locks(run)
+            with _held(locks):
+                self._take_run_lock(run, locks)
+                self._converge(run, locks)
 
         return self._outcome(run, deed)
 
@@ -235,7 +238,16 @@ class Cook:
                 self.run_list = list(standing)
             run.report.run_list = list(self.run_list)
 
-    def _converge(self, run: Run) -> None:
+    def _take_run_lock(self, run: Run, locks: RunLocks) -> None:
+        """Take the lock that a run is under as a whole, if it is under one.
+
+        Raises:
+            RunFailed: it is not had: nothing was looked at or done.
+        """
+        if run.lock is not None and not locks.take(run.lock):
+            raise RunFailed(locks.holder_of(run.lock.lockid))
+
+    def _converge(self, run: Run, locks: RunLocks) -> None:
         """Compile and converge."""
         compilation = self._compilation(run.report.run_list, run.cancellation)
         self.newest = compilation
@@ -245,10 +257,9 @@ class Cook:
                 compilation.compile()
             if run.is_own and not run.why_run:
                 self.standing = compilation
-            locks = self._new_locks(run)
             runner = self._new_runner(run, compilation, locks)
             self.runner = runner
-            with compilation.active(), self._around(run), _held(locks):
+            with compilation.active(), self._around(run):
                 if run.is_own:
                     runner.take_up_left_over()
                     if self._outbound is not None and not run.why_run:
@@ -347,6 +358,7 @@ def _held(locks: RunLocks) -> Iterator[None]:
     try:
         with locks.active():
             yield
+        locks.boundary()  # what was done last counts, too
         failed = False
     finally:
         locks.end(failed=failed)

@@ -22,7 +22,7 @@ from flock.converge.cancellation import Cancellation
 from flock.converge.cook import Around, Cook, Handler, Handlers
 from flock.converge.cookbooks import Cookbooks
 from flock.converge.events import Events
-from flock.converge.locks import Locksmith
+from flock.converge.locks import Locksmith, LockWish
 from flock.converge.node_object import NodeObject
 from flock.converge.node_store import JournalStore, NodeStore
 from flock.converge.notification import Trail
@@ -53,6 +53,7 @@ class Kitchen:
         store: NodeStore | None = None,
         outbound: Outbound | None = None,
         locksmith: Locksmith | None = None,
+        run_lock: LockWish | None = None,
         around: Around = nullcontext,
         facts: Callable[[], Mapping[str, Any]] = machine_facts.collect,
         sensitive_attributes: Sequence[str] = (),
@@ -75,6 +76,8 @@ class Kitchen:
                 default.
             outbound: takes notices for other machines.
             locksmith: gives runs their locks; without one none is ever had.
+            run_lock: the lock that each run is under as a whole, unless it is
+                ordered under another one.
             around: makes what the recipes and resources of a run happen inside
                 of, on the run's thread.
             facts: returns the automatic attributes; asked once a run.
@@ -90,6 +93,7 @@ class Kitchen:
         self.name = name
         self.environment = environment
         self.state_dir = state_dir
+        self._run_lock = run_lock
         self._journal = journal
         self._events = Events(name)
         self._cook = Cook(
@@ -170,6 +174,7 @@ class Kitchen:
         asked_by: str,
         override_run_list: Sequence[str] | None = None,
         why_run: bool = False,
+        lock: LockWish | None = None,
     ) -> Run:
         """Order a run; returns at once.
 
@@ -178,6 +183,8 @@ class Kitchen:
             override_run_list: run this instead of the node's own run list;
                 then nothing that lasts is changed but what resources do.
             why_run: name the changes, make none.
+            lock: the lock that the run is under as a whole; not had, the run
+                fails, and nothing was done.
 
         Returns:
             A new run, or the queued one if that is asked to do the same. It
@@ -187,7 +194,14 @@ class Kitchen:
             BusyError: another kind of run is queued, or the node is leaving.
         """
         return self._queue.join_or_add(
-            lambda: Run(self.name, asked_by, self.run_list, override_run_list, why_run)
+            lambda: Run(
+                self.name,
+                asked_by,
+                self.run_list,
+                override_run_list,
+                why_run,
+                lock or self._run_lock,
+            )
         )
 
     def converge(
@@ -211,7 +225,7 @@ class Kitchen:
             BusyError: a run is going on; says whose.
             KeyboardInterrupt: passed on after the run was cancelled and has settled.
         """
-        run = Run(self.name, asked_by, self.run_list, override_run_list, why_run)
+        run = Run(self.name, asked_by, self.run_list, override_run_list, why_run, self._run_lock)
         self._queue.add_alone(run, wait=wait)
         try:
             report = run.wait()

@@ -227,7 +227,7 @@ class RunLocks:
         wish, row = entry.wish, entry.row
         begun = time.monotonic()
         cancelled = threading.Event()
-        forget = self.cancellation.on_cancel(cancelled.set)
+        forget = self.cancellation.on_end(cancelled.set)
         self.waiting = {"lock": wish.lockid, "since": self.report.started}
         try:
             if self.locksmith is None:
@@ -237,7 +237,7 @@ class RunLocks:
                 entry.lock = self.locksmith.acquire(wish, self.report.run_id, cancelled)
                 row.update(state="held", token=entry.lock.token)
         except LockCancelled:
-            self.cancellation.check()
+            self.cancellation.check_boundary()
             raise
         except LockTimeout as error:
             row["holder"] = as_data(error.holders[0]) if error.holders else None

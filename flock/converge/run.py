@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from flock.converge.cancellation import Cancellation
+from flock.converge.locks import LockWish
 from flock.converge.report import Report, RunState
 
 log = logging.getLogger("flock.converge")
@@ -23,6 +24,7 @@ class Run:
         run_id: its name.
         override_run_list: what it runs instead of the node's own run list.
         why_run: it names changes and makes none.
+        lock: the lock that it is under as a whole; None for none.
         cancellation: how it is asked to end.
         report: filled by the kitchen.
     """
@@ -34,10 +36,12 @@ class Run:
         run_list: Sequence[str],
         override_run_list: Sequence[str] | None = None,
         why_run: bool = False,
+        lock: LockWish | None = None,
     ) -> None:
         self.run_id = secrets.token_hex(8)
         self.override_run_list = None if override_run_list is None else list(override_run_list)
         self.why_run = why_run
+        self.lock = lock
         self.cancellation = Cancellation()
         wanted = run_list if override_run_list is None else override_run_list
         self.report = Report(self.run_id, node, asked_by, list(wanted), why_run)
@@ -65,12 +69,13 @@ class Run:
             "asked_by": self.report.asked_by,
             "override_run_list": self.override_run_list,
             "why_run": self.why_run,
+            "lock": None if self.lock is None else self.lock.lockid,
         }
 
     def asks_the_same(self, other: Run) -> bool:
         """Say whether `other` would do the same, so that its caller may join this one."""
-        mine = (self.override_run_list, self.why_run)
-        return mine == (other.override_run_list, other.why_run)
+        mine = (self.override_run_list, self.why_run, self.lock)
+        return mine == (other.override_run_list, other.why_run, other.lock)
 
     def cancel(self, reason: str = "cancelled") -> None:
         """Ask the run to end: its command is killed, its waits end; harmless once it is over."""
