@@ -19,7 +19,7 @@ def start(folder: Path, *options: str) -> subprocess.Popen[str]:
     """Start the demo with `folder` as the place for temporary files."""
     return subprocess.Popen(
         [sys.executable, str(DEMO), *options],
-        env=os.environ | {"TMPDIR": str(folder)},
+        env=os.environ | {"TMPDIR": str(folder), "PYTHONUNBUFFERED": "1"},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -46,10 +46,13 @@ def test_the_demo_converges_a_node_and_leaves_nothing_behind(registry, short_pat
     assert processes_of_tests(known) == {}
 
 
-def test_the_demo_cleans_up_when_it_is_interrupted(short_path):
+@pytest.mark.parametrize("moment", ["registry in", "node    bender0", "call    "])
+def test_the_demo_cleans_up_when_it_is_interrupted(moment, short_path):
     known = processes_of_tests()
     demo = start(short_path)
-    assert eventually(lambda: len(processes_of_tests(known)) >= 3, within=20.0)
+    assert demo.stdout is not None
+    while not (line := demo.stdout.readline()).startswith(moment):
+        assert line, "it ended before that"
 
     demo.send_signal(signal.SIGINT)
     _, err = demo.communicate(timeout=60)
@@ -57,4 +60,4 @@ def test_the_demo_cleans_up_when_it_is_interrupted(short_path):
     assert demo.returncode == 130
     assert "Traceback" not in err
     assert list(short_path.iterdir()) == []
-    assert processes_of_tests(known) == {}
+    assert eventually(lambda: processes_of_tests(known), within=5.0, becomes={}) == {}
