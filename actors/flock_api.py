@@ -7,8 +7,11 @@ from typing import Any, ClassVar
 
 from flock.actor import Actor
 from flock.converge.kitchen import Kitchen
+from flock.converge.locks import LockWish
+from flock.converge.run import Run
 from flock.errors import UsageError
 from flock.future import Future
+from flock.run_chains import RunChains
 
 
 class FlockApi(Actor):
@@ -19,18 +22,20 @@ class FlockApi(Actor):
     """
 
     survives_tells: ClassVar[bool] = True
-    needs: ClassVar[tuple[str, ...]] = ("kitchen",)
+    needs: ClassVar[tuple[str, ...]] = ("kitchen", "chains")
 
-    def __init__(self, kitchen: Kitchen) -> None:
-        """Answer for a kitchen."""
+    def __init__(self, kitchen: Kitchen, chains: RunChains) -> None:
+        """Answer for a kitchen; `chains` knows on whose behalf its runs work."""
         super().__init__()
         self._kitchen = kitchen
+        self._chains = chains
 
     def run_chef(
         self,
         wait: bool = False,
         override_run_list: Sequence[str] | None = None,
         why_run: bool = False,
+        lock: str | None = None,
     ) -> dict[str, Any] | Future[dict[str, Any]]:
         """Order a converge; while one runs exactly one more is queued.
 
@@ -40,6 +45,8 @@ class FlockApi(Actor):
             wait: answer when the run has ended instead of at once.
             override_run_list: run this instead of the node's own run list.
             why_run: name the changes, make none.
+            lock: the lock that the run takes first, however long that takes,
+                and holds to its end.
 
         Returns:
             The run as plain data, with `run_id` and `state` (`queued` or
@@ -47,16 +54,23 @@ class FlockApi(Actor):
 
         Raises:
             BusyError: another kind of run is queued; says its id.
+            DeadlockError: with `wait`, the call came from the run going on here.
         """
         if isinstance(override_run_list, str):
             override_run_list = [override_run_list]
-        run = self._kitchen.order_run(
-            self.caller or "this node", override_run_list=override_run_list, why_run=why_run
-        )
+
+        def order() -> Run:
+            return self._kitchen.order_run(
+                self.caller or "this node",
+                override_run_list=override_run_list,
+                why_run=why_run,
+                lock=None if lock is None else LockWish(str(lock), None, reason="a run"),
+            )
+
         if not wait:
-            return run.as_data()
+            return order().as_data()
         report = self.later()
-        run.on_ended(report.set)
+        self._chains.order_and_wait(order).on_ended(report.set)
         return report
 
     def active(self) -> bool:

@@ -12,21 +12,27 @@ import os
 import random
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import zmq.auth
 
 from flock.calls import CallOptions
+from flock.converge.cook import Around
 from flock.converge.kitchen import Kitchen
+from flock.converge.locks import Locksmith, LockWish
 from flock.errors import ConvergeError, FlockError, JournalError, NameTaken, SettingsError
 from flock.fleet import Flock
 from flock.journal import Journal
+from flock.locksmith import RegistryLocksmith
 from flock.node import Node
 from flock.notice_office import NoticeOffice
 from flock.object_keeper import ObjectKeeper
+from flock.run_chains import RunChains
 from flock.settings import STOCK_ACTORS, Settings, load_actors
+from flock.tokens import Tokens
 
 logger = logging.getLogger(__name__)
 
@@ -53,12 +59,32 @@ def furnish(flock: Flock) -> None:
     keeper = ObjectKeeper(name, folder.path, journal, flock.registry)
     flock.before_close(keeper.close)
     notices = NoticeOffice(journal, name)
-    kitchen = make_kitchen(settings, name, journal, {"FlockOfChefs": flock}, keeper, notices)
+    chains = RunChains(name)
+    locksmith = RegistryLocksmith(name, settings, lambda: flock.registry)
+    flock.before_close(locksmith.close)
+    flock.node.fence_calls(Tokens(journal).check)
+    kitchen = make_kitchen(
+        settings,
+        name,
+        journal,
+        {"FlockOfChefs": flock},
+        keeper,
+        notices,
+        chains.around,
+        locksmith=locksmith,
+    )
+    flock.before_close(kitchen.on_event(partial(_forget_ended, chains)))
     flock.before_close(lambda: _send_the_rest(notices))
     flock.before_close(notices.stop_receiving)
     flock.before_close(lambda: kitchen.stop(settings.stop_timeout))
     notices.send(flock.registry, nudger(flock.node))
-    parts = {"flock": flock, "kitchen": kitchen, "notices": notices}
+    parts = {
+        "flock": flock,
+        "journal": journal,
+        "kitchen": kitchen,
+        "notices": notices,
+        "chains": chains,
+    }
     for actor_name, actor_class in load_actors(settings).items():
         wanted = {part: parts[part] for part in getattr(actor_class, "needs", ())}
         flock.node.supervisor.add(
@@ -83,6 +109,8 @@ def make_kitchen(
     words: Mapping[str, Any],
     keeper: ObjectKeeper,
     notices: NoticeOffice | None = None,
+    around: Around = nullcontext,
+    locksmith: Locksmith | None = None,
 ) -> Kitchen:
     """Make a machine's kitchen from the settings; the node object is claimed for it.
 
@@ -95,6 +123,8 @@ def make_kitchen(
         keeper: keeps its node object; closed by the caller after the kitchen.
         notices: takes what its runs tell other machines; None keeps that in
             the journal for the next process that sends.
+        around: what the recipes and resources of a run happen inside of.
+        locksmith: gives its runs their locks; without one none is had.
 
     Raises:
         BusyError: the node object belongs to another host or state folder.
@@ -112,10 +142,18 @@ def make_kitchen(
         sensitive_attributes=settings.sensitive_attributes,
         words=words,
         outbound=notices.desk,
+        around=around,
+        locksmith=locksmith,
+        run_lock=LockWish(settings.run_lock, None, reason="a run") if settings.run_lock else None,
         delayed_after_failure=settings.delayed_after_failure,
     )
     notices.serve(kitchen)
     return kitchen
+
+
+def _forget_ended(chains: RunChains, event: Mapping[str, Any]) -> None:
+    if event.get("event") == "run ended":
+        chains.over(event["run_id"])
 
 
 def _send_the_rest(notices: NoticeOffice) -> None:
