@@ -35,6 +35,7 @@ $(READY): pyproject.toml flock/__init__.py
 	@echo "setting up $(VENV)" >&2
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --editable '.[dev]'
+	@rm -rf flock_of_chefs.egg-info  # what is installed has its own copy in $(VENV)
 	@touch $@
 
 demo: $(READY) ## three processes: a node converges because another process asked it to
