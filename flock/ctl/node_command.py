@@ -19,11 +19,13 @@ from flock.ctl.options import (
     setting,
 )
 from flock.ctl.output import Ended, error_line
-from flock.ctl.service import StopSignals, log_to_stderr, tell_systemd
+from flock.ctl.reports import stack_lines
+from flock.ctl.service import StopSignals, dump_at_sigusr1, log_to_stderr, tell_systemd
 from flock.errors import FlockError, RegistryUnavailable, exit_code
 
 if TYPE_CHECKING:
     from flock.fleet import Flock
+    from flock.node import Node
     from flock.settings import Settings
 
 logger = logging.getLogger("flock.ctl.node")
@@ -39,6 +41,7 @@ _LINE_EVERY = 60.0
 @reachable
 @machine
 @setting("interval", "SECONDS", "converge by itself this often (default: never)")
+@setting("run_lock", "ID", "the lock that each run is under as a whole (default: none)")
 @setting("splay", "SECONDS", "up to so much is added to each interval, by chance")
 @setting("stop_timeout", "SECONDS", "how long a run may go on when we leave (default: 60)")
 @pass_line
@@ -61,6 +64,13 @@ def node(line: CommandLine) -> None:
         raise Ended(exit_code(error)) from None
 
 
+def log_stack(me: Node) -> None:
+    """Log what each actor is doing."""
+    rows = me.stack()
+    text = "\n".join(stack_lines(rows))
+    logger.info("what the actors are doing:\n%s", text, extra={"event": "stack", "actors": rows})
+
+
 def serve(line: CommandLine, signals: StopSignals) -> None:
     """Join, serve until a signal comes, leave.
 
@@ -81,6 +91,7 @@ def serve(line: CommandLine, signals: StopSignals) -> None:
             lost.append(error)
         signals.came.set()
 
+    dump_at_sigusr1(lambda: log_stack(fleet.node))
     serving = threading.Thread(target=wait_for_end, name="flockctl-node", daemon=True)
     serving.start()
     try:

@@ -1,8 +1,8 @@
-"""The report of a run, for people."""
+"""What nodes report, for people: runs, and what their actors are doing."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from flock.ctl.output import Output
@@ -39,3 +39,25 @@ def show_report(output: Output, report: Mapping[str, Any]) -> None:
         if row["state"] != "unchanged":
             output.text(resource_line(row, why_run=report["why_run"]))
     output.say(f"{report['node']}: run {report['run_id']} {summary(report)}")
+
+
+def stack_lines(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """Say for people what `Node.stack` found; the stack only of actors that are busy."""
+    for row in rows:
+        yield f"{row['name']} ({row['class']}): {_doing(row)}, {row['waiting']} waiting"
+        for seconds, method in row["slowest"]:
+            yield f"    took {seconds:.3f} s: {method}"
+        if row["busy_with"] is not None:
+            for entry in row["stack"]:
+                yield from (f"    {text}" for text in entry.rstrip().splitlines())
+
+
+def _doing(row: dict[str, Any]) -> str:
+    if row["busy_with"] is None:
+        return "idle"
+    doing = f"in {row['busy_with']} for {row['busy_for']:.1f} s"
+    if row["called_by"]:
+        doing += f", called by {row['called_by']}"
+    if row["waits_for"]:
+        doing += f", waits for {row['waits_for']}"
+    return doing

@@ -14,6 +14,7 @@ import signal
 import socket
 import sys
 import threading
+from collections.abc import Callable
 from datetime import UTC, datetime
 from types import FrameType
 
@@ -110,6 +111,14 @@ class StopSignals:
         if number == signal.SIGINT:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
         self.came.set()
+
+
+def dump_at_sigusr1(dump: Callable[[], object]) -> None:
+    """Have `dump` called at each SIGUSR1, on a thread of its own; ask on the main thread."""
+    signal.signal(
+        signal.SIGUSR1,
+        lambda *_: threading.Thread(target=dump, name="flockctl-dump", daemon=True).start(),
+    )
 
 
 def interrupt_at_sigterm() -> None:

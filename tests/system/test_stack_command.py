@@ -1,0 +1,58 @@
+"""What the actors of a node are doing, asked by command and by signal."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from flock.ctl.reports import stack_lines
+from tests.flockctl import Flockctl, flockctl_on
+
+
+@pytest.fixture
+def alone(embedded_url: str, tmp_path: Path) -> Iterator[Flockctl]:
+    """Give the command on an embedded registry of this test."""
+    with flockctl_on(embedded_url, tmp_path) as command:
+        yield command
+
+
+def test_the_stack_of_a_node_is_shown_and_logged_at_sigusr1(alone: Flockctl) -> None:
+    node = alone.start_node("bender0")
+    assert node.says("READY bender0"), node.err
+
+    shown = alone("stack", "bender0")
+    rows = alone("stack", "bender0", "--json").value
+
+    assert shown.code == 0
+    assert "flock_api (FlockApi): idle, 0 waiting" in shown.out.splitlines()
+    assert {"flock_api", "info"} <= {row["name"] for row in rows}
+    assert all(row["busy_with"] is None for row in rows)
+
+    node.process.send_signal(signal.SIGUSR1)
+    assert node.says("what the actors are doing"), node.err
+    assert node.says("flock_api (FlockApi): idle"), node.err
+    assert alone("stack", "nobody").code == 3
+
+
+def test_a_busy_actor_is_shown_with_who_called_it_and_where_it_is() -> None:
+    row = {
+        "name": "book",
+        "class": "Notebook",
+        "busy_with": "hold",
+        "busy_for": 2.04,
+        "called_by": "fry",
+        "waits_for": "bender1/flock_api.active()",
+        "waiting": 3,
+        "slowest": [[1.5, "hold"]],
+        "stack": ['  File "book.py", line 7, in hold\n    wait()\n'],
+    }
+    assert list(stack_lines([row])) == [
+        "book (Notebook): in hold for 2.0 s, called by fry,"
+        + " waits for bender1/flock_api.active(), 3 waiting",
+        "    took 1.500 s: hold",
+        '      File "book.py", line 7, in hold',
+        "        wait()",
+    ]
