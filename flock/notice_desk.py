@@ -15,6 +15,7 @@ from typing import Any
 from flock.converge.notification import Location, Trail
 from flock.converge.resource import Resource
 from flock.errors import JournalError
+from flock.faults import reached
 from flock.notice import Step, joined_trails
 from flock.outbox import Outbox, Wish
 from flock.subscriptions import Subscription, Subscriptions
@@ -57,6 +58,7 @@ class NoticeDesk:
         """Make what is armed due, or drop it."""
         assert isinstance(armed, list)
         if changed:
+            reached("change")
             return list(self._outbox.make_due(armed))
         self._outbox.drop(armed)
         return []

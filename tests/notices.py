@@ -75,6 +75,8 @@ class NodeProcess:
 
     def kill(self) -> None:
         """End it at once."""
+        if self._pidfd < 0:
+            return
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
         assert self.is_dead(within=5.0)

@@ -12,6 +12,7 @@ at the other end: one line in, one line out, until the node dies.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import logging
@@ -81,7 +82,8 @@ def _be_a_node(connection: socket.socket) -> None:
             elif "call" in order:
                 node, actor, method, arguments = order["call"]
                 say({"value": getattr(flock[node][actor], method)(**arguments)})
-    say({"left": True})
+    with contextlib.suppress(BrokenPipeError):
+        say({"left": True})
 
 
 if __name__ == "__main__":
