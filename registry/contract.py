@@ -526,7 +526,10 @@ class Registry(ABC):
 
     @abstractmethod
     def presences(self) -> list[PresenceRecord]:
-        """Return the entries of all live nodes, sorted by name, without unreadable ones."""
+        """Return the entries of all live nodes, sorted by name, without unreadable ones.
+
+        Each few hundred of them may take `OPERATION_TIMEOUT`.
+        """
 
     @abstractmethod
     def watch_presence(self, name: str, changed: Callable[[], None]) -> Cancel:

@@ -80,6 +80,7 @@ class Requests:
         self._client = client
         self._guard = guard
         self._url = url
+        self._timeout = timeout
         self._deadline = time.monotonic() + timeout
 
     @property
@@ -98,7 +99,11 @@ class Requests:
         return data, stat
 
     def get_many(self, paths: Sequence[str]) -> list[tuple[bytes, ZnodeStat] | None]:
-        """Do the same for many nodes, with many questions under way at once."""
+        """Do the same for many nodes, with many questions under way at once.
+
+        Of more than a few hundred each few hundred have the whole time: what is
+        asked of thousands is not refused because a machine is busy.
+        """
         found: list[tuple[bytes, ZnodeStat] | None] = []
         while len(found) < len(paths):
             client = self._connected()
@@ -112,6 +117,9 @@ class Requests:
                     found.append(None)
                 except _LOST:
                     break  # the rest is asked again on the next connection
+            else:
+                if len(asked) == _IN_FLIGHT:
+                    self._deadline = time.monotonic() + self._timeout
         return found
 
     def exists(self, path: str, watch: Watch | None = None) -> ZnodeStat | None:

@@ -33,6 +33,7 @@ from registry.contract import (
     SessionState,
     WrongRegistry,
 )
+from registry.records import encode, to_plain
 from registry.zookeeper import ZooKeeperRegistry
 from tests.support import eventually
 from tests.system.registry_process import OtherSideFailed, RegistryProcess, presence_record
@@ -834,3 +835,19 @@ def test_rubbish_in_the_registry_hides_nobody_else(member, plain_client, zookeep
     plain_client.create(f"/{root}/locks/web/marks/strange", b"\xff", makepath=True)
     assert member.lock_status("web").holders == ()
     assert member.acquire("web", OWNER, wait=5).held
+
+
+def test_a_thousand_nodes_are_listed_whole(member, zookeeper_url):
+    root = zookeeper_url.rpartition("/")[2]
+    client = member._session._client
+    assert client is not None
+    records = [presence_record(f"node{number:04}") for number in range(1200)]
+    answers = []
+    for record in records:
+        data = encode(to_plain(record), "a record", 65_536)
+        answers.append(client.create_async(f"/{root}/presence/{record.name}", data, ephemeral=True))
+        answers.append(client.create_async(f"/{root}/nodes/{record.name}~g1", b"", ephemeral=True))
+    for answer in answers:
+        answer.get(timeout=20)
+    assert member.presences() == records
+    assert len(member.node_names()) == 1200
