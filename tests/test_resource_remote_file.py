@@ -21,7 +21,7 @@ class Server:
         self.content = b"fetched\n"
         self.etag = ""
         self.last_modified = ""
-        self.asked = []
+        self.asked: list[tuple[str, dict[str, str]]] = []
         self.status = 200
         self.announced = None
         self.leads_to = ""

@@ -1,0 +1,44 @@
+"""Get packages of Debian for tests that are allowed to change the machine."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import subprocess
+import tempfile
+
+import pytest
+
+
+def install(*packages: str) -> None:
+    """Install packages, once for all workers; skip the test where that cannot be done.
+
+    They stay installed: taking them away would take them from other tests.
+    """
+    if shutil.which("apt-get") is None or os.geteuid() != 0:
+        pytest.skip("packages cannot be installed here: no apt-get, or not root")
+    with open(f"{tempfile.gettempdir()}/flock-tests-apt.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if all(map(_is_installed, packages)):
+            return
+        command = ["apt-get", "-q", "-o", "DPkg::Lock::Timeout=300"]
+        environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+        options = {"env": environment, "capture_output": True, "text": True, "timeout": 300}
+        install = [*command, "install", "-y", "--no-install-recommends", *packages]
+        done = subprocess.run(install, check=False, **options)  # type: ignore[call-overload]
+        if done.returncode != 0:
+            subprocess.run([*command, "update"], check=False, **options)  # type: ignore[call-overload]
+            done = subprocess.run(install, check=False, **options)  # type: ignore[call-overload]
+        if done.returncode != 0:
+            pytest.skip(f"{' '.join(packages)} cannot be installed: {done.stderr[-300:]}")
+
+
+def _is_installed(package: str) -> bool:
+    shown = subprocess.run(
+        ["dpkg-query", "--show", "--showformat", "${db:Status-Status}", package],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    return shown.stdout == "installed"
