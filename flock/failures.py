@@ -62,6 +62,8 @@ def fail_message(
         }
         # Building some built-in errors takes their own arguments (OSError, KeyError).
         args = list(error.args)
+        if isinstance(error, OSError) and error.filename is not None:
+            args = [error.errno, error.strerror, error.filename]
         if type(error).__name__ in _BUILT_IN and _is_plain(args):
             fields["args"] = args
     may_have_run = True

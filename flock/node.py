@@ -246,21 +246,38 @@ class Node:
                 over=self._peer_over,
             )
             if self._admission is not None:
-                self.registry.enter_key(
-                    KeyRecord(
-                        public_key=identity.public_key.decode(),
-                        name=identity.name,
-                        kind=identity.kind,
-                        lasting=self._keeps_key,
-                        generation=identity.generation,
-                    )
-                )
+                self._enter_key()
                 self._admission.start(self._peers.key_removed)
             self._reader.start()
         except BaseException:
             self._abandon()
             raise
         threading.Thread(target=self._announce_changes, name="flock-announcer", daemon=True).start()
+
+    def _enter_key(self) -> None:
+        """Let ourselves in.
+
+        Raises:
+            NameTaken: the name has another kept key, or ours belongs to
+                another name; says who is there under the name, if anybody is.
+        """
+        identity = self.identity
+        try:
+            self.registry.enter_key(
+                KeyRecord(
+                    public_key=identity.public_key.decode(),
+                    name=identity.name,
+                    kind=identity.kind,
+                    lasting=self._keeps_key,
+                    generation=identity.generation,
+                )
+            )
+        except NameTaken as error:
+            there = self.registry.presence(identity.name)
+            if there is None:
+                gone = f"if that machine is gone for good: flockctl forget {identity.name}"
+                raise NameTaken(identity.name, f"{error.holder}; {gone}") from None
+            raise NameTaken(identity.name, f"{there.whereabouts()} ({error.holder})") from None
 
     def _abandon(self) -> None:
         """Undo an `open` that failed half way."""

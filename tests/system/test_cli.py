@@ -104,7 +104,9 @@ def test_a_second_node_of_the_same_name_is_refused_and_told_who_has_it(flockctl)
     second = flockctl("node", "--name", "bender0", "--state-dir", str(flockctl.folder / "other"))
 
     assert second.code == 6
-    assert "bender0" in second.err.splitlines()[-1]
+    last = second.err.splitlines()[-1]
+    assert "bender0" in last
+    assert f"process {first.process.pid} on " in last
     same_folder = flockctl.start_node("bender0").ended()
     assert same_folder.code == 6
     assert f"process {first.process.pid}" in same_folder.err
