@@ -32,6 +32,7 @@ DOMAIN = b"flock"
 _ENDPOINT = "inproc://zeromq.zap.01"
 _ANSWERS = "inproc://flock.admission"
 _ASK_AGAIN = 1.0  # seconds
+_COME_BACK_WITHIN = 3.5  # seconds; a removed key must be cut off within 5
 _REFUSED_FOR = 1.0  # seconds a "no" is remembered
 _MAX_REFUSED = 10_000
 _LOOK_UPS = 4
@@ -191,22 +192,32 @@ class Admission:
             watch()
         return None
 
-    def _check_soon(self, key: bytes) -> None:
-        with contextlib.suppress(RuntimeError):  # the pool is closed
-            self._pool.submit(self._check_again, key)
+    def _check_again(self, key: bytes, *, is_last_time: bool = False) -> None:
+        """Look at a key's record after it changed; what cannot be asked stays as it was.
 
-    def _check_again(self, key: bytes) -> None:
-        """Look at a key's record after it changed; what cannot be asked stays as it was."""
+        A key that passes with its process is also gone for a moment when the
+        registry was away for long; its process enters it anew. So one that
+        went together with its process's presence is given time to come back.
+        """
         with self._lock:
             self._changes[key] = self._changes.get(key, 0) + 1
+            known = self._known.get(key)
         try:
             record = self._registry.key(key.decode())
+            may_come_back = (
+                record is None
+                and known is not None
+                and not known.lasting
+                and not is_last_time
+                and not self._is_present(known)
+            )
         except RegistryError as error:
             logger.warning("cannot look at a key that changed: %s", error)
             # The registry tells of a change once: asked again until it answers.
-            with self._lock:
-                if not self._closed:
-                    self._later[key] = clock.start(_ASK_AGAIN, lambda _: self._check_soon(key))
+            self._check_later(key, _ASK_AGAIN, is_last_time=is_last_time)
+            return
+        if may_come_back:
+            self._check_later(key, _COME_BACK_WITHIN, is_last_time=True)
             return
         with self._lock:
             self._changes[key] = self._changes.get(key, 0) + 1
@@ -217,11 +228,25 @@ class Admission:
                 return
             self._known.pop(key, None)
             self._changes.pop(key, None)
+            self._later.pop(key, None)
             cancel = self._watches.pop(key, None)
         if cancel is not None:
             cancel()
         if was_known:
             self._removed(key)
+
+    def _is_present(self, known: KeyRecord) -> bool:
+        presence = self._registry.presence(known.name)
+        return presence is not None and presence.public_key == known.public_key
+
+    def _check_later(self, key: bytes, seconds: float, *, is_last_time: bool) -> None:
+        def check(_: Timer) -> None:
+            with contextlib.suppress(RuntimeError):  # the pool is closed
+                self._pool.submit(self._check_again, key, is_last_time=is_last_time)
+
+        with self._lock:
+            if not self._closed:
+                self._later[key] = clock.start(seconds, check)
 
     def _post(self, frames: list[bytes]) -> None:
         with self._answers_lock:

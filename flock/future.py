@@ -166,7 +166,10 @@ class Future(pykka.Future[T]):
         self.set_exception((type(error), error, error.__traceback__))
 
     def _resolved(self) -> None:
-        self._unset.release()
+        try:
+            self._unset.release()
+        except RuntimeError:
+            raise queue.Full from None  # another thread was first, by a hair
         if self._callbacks is None:
             return
         with _callbacks_lock:

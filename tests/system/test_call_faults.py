@@ -1,0 +1,579 @@
+"""Calls between real processes, when one of them dies, hangs, leaves, or may not talk."""
+
+from __future__ import annotations
+
+import os
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import zmq
+from zookeeper_servers import ZooKeeperEnsemble
+
+from flock import Flock
+from flock.errors import (
+    ActorDead,
+    CallCancelled,
+    CallError,
+    CallTimeout,
+    ConnectionLost,
+    FlockError,
+    NodeDownError,
+    NodeNotFound,
+    NodeUnreachable,
+    NotLetIn,
+    RegistryError,
+    RegistryUnavailable,
+    UsageError,
+)
+from flock.messages import CALL, HELLO, PROTOCOL, TELL
+from flock.wire import Codec, frame_of
+from tests.support import eventually
+from tests.system.flock_process import FlockProcess, Target
+
+SOON = 1.0
+"""Seconds within which the end of a connection is known."""
+
+SILENCE = 10.0
+"""Seconds within which a silent peer fails its calls."""
+
+Start = Callable[..., FlockProcess]
+
+
+@pytest.fixture
+def start(registry_url: str, tmp_path: Path) -> Iterator[Start]:
+    """Give what starts other processes; they end with the test."""
+    started: list[FlockProcess] = []
+
+    def start_one(name: str | None = "there", **settings: Any) -> FlockProcess:
+        process = FlockProcess(name, registry_url, tmp_path, **settings)
+        started.append(process)
+        return process
+
+    yield start_one
+    for process in started:
+        process.close()
+
+
+@pytest.fixture
+def visitor(registry_url: str) -> Iterator[Flock]:
+    with Flock(registry=registry_url) as flock:
+        yield flock
+
+
+def error_of(call: Callable[[], Any]) -> Exception:
+    """Return what a call raises."""
+    with pytest.raises(FlockError) as caught:
+        call()
+    return caught.value
+
+
+def key_pair() -> tuple[str, str]:
+    public, secret = zmq.curve_keypair()
+    return public.decode(), secret.decode()
+
+
+# --- death -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", ["call", "future", "promise"])
+def test_a_node_killed_during_a_call_ends_the_call_within_a_second(
+    start: Start, visitor: Flock, form: str
+) -> None:
+    there = start()
+    target = visitor["there"]["target"].options(timeout=60)
+    ends: list[tuple[Exception, float]] = []
+
+    def call() -> None:
+        forms: dict[str, Callable[[], Any]] = {
+            "call": lambda: target.work("begun", 30),
+            "future": lambda: target.work.future("begun", 30).get(),
+            "promise": target.promise_for_ever,
+        }
+        error = error_of(forms[form])
+        ends.append((error, time.monotonic()))
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    if form == "promise":
+        assert target.add(1, 1) == 2
+    else:
+        assert eventually(there.effects, within=5.0) == ["begun"]
+    killed = time.monotonic()
+    there.kill()
+    thread.join(5)
+
+    [(error, ended)] = ends
+    assert ended - killed < SOON
+    assert isinstance(error, NodeDownError)
+    assert error.may_have_run is True
+    assert "there" in str(error)
+
+
+def test_calls_to_a_dead_node_fail_at_once_and_surely_did_not_run(
+    start: Start, visitor: Flock
+) -> None:
+    there = start()
+    target = visitor["there"]["target"]
+    assert target.add(1, 1) == 2
+    there.kill()
+
+    for call in (lambda: target.add(1, 1), lambda: target.add.future(1, 1).get()):
+        began = time.monotonic()
+        error = error_of(call)
+        assert time.monotonic() - began < SOON
+        assert isinstance(error, NodeDownError)
+    last = error_of(lambda: target.add(1, 1))
+    assert isinstance(last, NodeDownError)
+    assert last.may_have_run is False
+
+
+def test_a_node_that_died_before_the_first_call_is_down_or_unknown(
+    start: Start, visitor: Flock
+) -> None:
+    there = start()
+    target = visitor["there"]["target"]
+    there.kill()
+
+    began = time.monotonic()
+    error = error_of(lambda: target.work("x"))
+    assert time.monotonic() - began < SOON
+    assert isinstance(error, NodeDownError | NodeNotFound)
+    assert error.may_have_run is False
+    assert there.effects() == []
+
+
+@pytest.mark.parametrize("key", ["kept", "fresh"])
+def test_the_same_proxy_reaches_a_node_started_again(
+    start: Start, visitor: Flock, key: str
+) -> None:
+    keys = key_pair() if key == "kept" else None
+    first = start(keys=keys)
+    target = visitor["there"]["target"]
+    assert target.add(1, 1) == 2
+    for _ in range(2):
+        first.kill()
+        second = start(keys=keys)
+        assert second.address != first.address
+
+        assert target.add(1, 1) == 2
+        assert target.add.future(2, 2).get() == 4
+        first = second
+
+
+def test_the_same_proxy_reaches_a_node_started_again_on_the_same_port(
+    start: Start, visitor: Flock
+) -> None:
+    keys = key_pair()
+    first = start(keys=keys)
+    target = visitor["there"]["target"]
+    assert target.add(1, 1) == 2
+    first.kill()
+    second = start(keys=keys, listen=first.address)
+
+    assert second.address == first.address
+    assert target.add(1, 1) == 2
+
+
+def test_a_call_to_a_node_that_moved_while_nobody_talked_arrives_once(
+    start: Start, registry_url: str, visitor: Flock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = start()
+    target = visitor["there"]["target"]
+    assert target.add(1, 1) == 2
+    # Nothing of the change is heard, as when the registry is slow to tell.
+    monkeypatch.setattr(visitor.node.directory, "_changed", lambda name: None)
+    first.kill()
+    second = start()
+    visitor.peer("there").state = "connected"
+
+    numbers = [target.work.future(str(number)) for number in range(5)]
+    assert [future.get() for future in numbers] == ["0", "1", "2", "3", "4"]
+    assert second.effects() == ["0", "1", "2", "3", "4"]
+
+
+def test_the_caller_that_dies_leaves_nothing_behind(start: Start, registry_url: str) -> None:
+    with Flock(name="here", registry=registry_url, state_dir=_folder()) as here:
+        here.supervise(Target, name="target")
+        there = start()
+        there.begin("call", node="here", actor="target", method="promise_for_ever", args=[])
+        assert eventually(lambda: here.node.dispatcher.expired == 0, within=1.0)
+        mine = here["here"]["target"]
+        peer = here.peer("there")
+        assert eventually(lambda: len(peer.serving), within=5.0, becomes=1) == 1
+        there.kill()
+
+        assert eventually(lambda: peer.state, within=SOON, becomes="gone") == "gone"
+        assert mine.add(1, 1) == 2
+
+
+# --- silence ---------------------------------------------------------------------
+
+
+def test_a_silent_peer_fails_its_calls_within_its_bound_and_runs_nothing_late(
+    start: Start, visitor: Flock
+) -> None:
+    there = start()
+    node = visitor["there"]
+    target = node["target"]
+    assert target.work("before") == "before"
+    there.pause()
+    began = time.monotonic()
+    lasting = target.options(timeout=60).work.future("lasting")
+    with pytest.raises(CallTimeout) as timed_out:
+        target.options(timeout=1).work("in time")
+    assert 0.9 < time.monotonic() - began < 1.5
+    assert timed_out.value.may_have_run is True
+
+    error = error_of(lasting.get)
+    assert time.monotonic() - began < SILENCE
+    # With ZooKeeper its session may end first, and its passing key with it.
+    assert isinstance(error, ConnectionLost | NodeDownError)
+    assert error.may_have_run is True
+    assert node.state != "connected"
+
+    began = time.monotonic()
+    unreachable = error_of(lambda: target.work("unreachable"))
+    assert time.monotonic() - began < 4.0
+    assert isinstance(unreachable, NodeUnreachable | NodeDownError)
+    assert unreachable.may_have_run is False
+
+    there.go_on()
+    assert eventually(lambda: target.add(1, 1), within=10.0, becomes=2, ignoring=CallError) == 2
+    # `lasting` had time left and may have run; what had none has not.
+    assert "in" not in there.effects()
+    assert "unreachable" not in there.effects()
+    assert there.effects().count("lasting") <= 1
+
+
+def test_a_frozen_peer_does_not_hold_up_the_calls_of_others(start: Start, visitor: Flock) -> None:
+    frozen, other = start("frozen"), start("other")
+    visitor["frozen"]["target"].add(1, 1)
+    target = visitor["other"]["target"]
+    target.add(1, 1)
+    frozen.pause()
+    futures = [visitor["frozen"]["target"].size.future(b"x" * 100_000) for _ in range(200)]
+
+    slowest = 0.0
+    for number in range(300):
+        began = time.monotonic()
+        assert target.add(number, 0) == number
+        slowest = max(slowest, time.monotonic() - began)
+    frozen.go_on()
+
+    assert slowest < 0.5
+    assert {future.get() for future in futures} == {100_000}
+    assert other.effects() == []
+
+
+# --- leaving ---------------------------------------------------------------------
+
+
+def test_a_node_that_leaves_ends_its_calls_at_once_and_is_gone(
+    start: Start, visitor: Flock
+) -> None:
+    there = start()
+    target = visitor["there"]["target"]
+    promised = target.options(timeout=60).promise_for_ever.future()
+    assert target.add(1, 1) == 2
+    began = time.monotonic()
+    there.close()
+    error = error_of(promised.get)
+
+    assert time.monotonic() - began < 10.0
+    assert isinstance(error, NodeDownError)
+    assert "left" in str(error)
+    gone = error_of(lambda: target.add(1, 1))
+    assert isinstance(gone, NodeDownError)
+    assert gone.may_have_run is False
+    assert "there" not in visitor
+    assert isinstance(error_of(lambda: visitor["there"]), NodeNotFound)
+
+
+def test_a_flock_that_closes_cancels_its_calls(start: Start, registry_url: str) -> None:
+    there = start()
+    visitor = Flock(registry=registry_url).start()
+    target = visitor["there"]["target"]
+    future = target.work.future("begun", 1.0)
+    future.wait(0.2)
+    assert eventually(there.effects, within=2.0) == ["begun"]
+    visitor.close()
+
+    error = error_of(future.get)
+    assert isinstance(error, CallCancelled)
+    assert error.may_have_run is True
+    assert isinstance(error_of(lambda: target.add(1, 1)), UsageError)
+
+
+def test_an_actor_that_stopped_says_so(start: Start, visitor: Flock) -> None:
+    there = start()
+    target = visitor["there"]["target"]
+    target.end()
+
+    stopped = eventually(
+        lambda: type(error_of(lambda: target.add(1, 1))), within=2.0, becomes=ActorDead
+    )
+    assert stopped is ActorDead
+    error = error_of(lambda: target.work("never"))
+    assert isinstance(error, ActorDead)
+    assert error.may_have_run is False
+    assert visitor["there"]["other"].add(1, 1) == 2
+    assert there.effects() == []
+
+
+def test_an_actor_that_crashes_in_a_tell_is_started_anew(start: Start, visitor: Flock) -> None:
+    start()
+    target = visitor["there"]["target"]
+    target.note("kept")
+    target.raise_value_error.defer("die of it")
+
+    assert eventually(target.read, within=5.0, becomes=[], ignoring=ActorDead) == []
+    row = next(row for row in visitor["there"].describe_actors() if row["name"] == "target")
+    assert (row["restarts"], row["error"]) == (1, "ValueError: die of it")
+
+
+# --- who may talk ----------------------------------------------------------------
+
+
+def test_a_removed_key_is_cut_off_within_seconds(start: Start, registry_url: str) -> None:
+    there = start()
+    here = Flock(registry=registry_url).start()
+    with here:
+        target = here["there"]["target"]
+        assert target.work("let in") == "let in"
+        with Flock(registry=registry_url) as operator:
+            assert operator.registry.forget_key(here.node.identity.name) is True
+
+        refused = eventually(
+            lambda: _end_of(lambda: target.add(1, 1)), within=5.0, becomes=NotLetIn
+        )
+        assert refused is NotLetIn
+        began = time.monotonic()
+        error = error_of(lambda: target.work("shut out"))
+        assert time.monotonic() - began < SOON
+        assert isinstance(error, NotLetIn)
+        assert error.may_have_run is False
+        assert isinstance(error, PermissionError)
+    assert there.effects() == ["let", "in"]
+
+
+def _end_of(call: Callable[[], Any]) -> type[BaseException] | None:
+    try:
+        call()
+    except Exception as error:  # noqa: BLE001 - its class is what is asked for
+        return type(error)
+    return None
+
+
+@pytest.mark.parametrize("client", ["foreign key", "no encryption", "no zeromq"])
+def test_a_stranger_gets_nothing(start: Start, visitor: Flock, client: str) -> None:
+    there = start()
+    codec = Codec()
+    greeting = codec.encode((HELLO, PROTOCOL, "forged", "", 1, 0, "forged"))
+    order = codec.encode((TELL, "target", "work", ["stranger"], {}, None, [], None))
+    call = codec.encode((CALL, 1, "target", "work", ["stranger"], {}, 5.0, [], None))
+    frames = [frame_of([message], time.time_ns()) for message in (greeting, order, call)]
+    if client == "no zeromq":
+        host, _, port = there.address.removeprefix("tcp://").partition(":")
+        with socket.create_connection((host, int(port)), timeout=5) as raw:
+            raw.sendall(b"GET / HTTP/1.1\r\n\r\n" + b"".join(frames))
+            raw.settimeout(5)
+            # What ZeroMQ says of itself before it knows who is there, then nothing.
+            assert len(_all_from(raw)) <= 64
+    else:
+        context = zmq.Context()
+        with context, context.socket(zmq.DEALER) as stranger:
+            stranger.linger = 0
+            if client == "foreign key":
+                stranger.curve_publickey, stranger.curve_secretkey = zmq.curve_keypair()
+                record = visitor["there"].record
+                stranger.curve_serverkey = record.public_key.encode()
+            monitor = stranger.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED)
+            stranger.connect(there.address)
+            for frame in frames:
+                stranger.send(frame)
+            assert stranger.poll(1000) == 0
+            assert monitor.poll(0) == 0
+            stranger.disable_monitor()
+            monitor.close()
+
+    assert visitor["there"]["target"].add(1, 1) == 2
+    assert there.effects() == []
+
+
+def _all_from(raw: socket.socket) -> bytes:
+    received = b""
+    try:
+        while piece := raw.recv(4096):
+            received += piece
+    except ConnectionResetError:
+        return received
+    return received
+
+
+def test_a_key_belongs_to_one_name(start: Start, registry_url: str, visitor: Flock) -> None:
+    keys = key_pair()
+    start(keys=keys)
+    copied = Flock(
+        name="copy",
+        registry=registry_url,
+        keys=(keys[0].encode(), keys[1].encode()),
+        state_dir=_folder(),
+    )
+    with pytest.raises(RegistryError, match="there"):
+        copied.start()
+    assert visitor["there"]["target"].add(1, 1) == 2
+
+
+def test_without_encryption_only_loopback_is_listened_at(registry_url: str) -> None:
+    with pytest.raises(UsageError, match="loopback"):
+        Flock(registry=registry_url, crypto=False, listen="tcp://0.0.0.0:*").start()
+
+
+def test_without_encryption_calls_work_on_loopback(registry_url: str, start: Start) -> None:
+    there = start(crypto=False, listen="tcp://127.0.0.1:*")
+    with Flock(registry=registry_url, crypto=False, listen="tcp://127.0.0.1:*") as visitor:
+        target = visitor["there"]["target"]
+        assert target.add(1, 2) == 3
+        assert target.size(b"stop") == 4
+        future = target.options(timeout=60).work.future("begun", 30)
+        assert eventually(there.effects, within=5.0) == ["begun"]
+        there.kill()
+        assert isinstance(error_of(future.get), NodeDownError)
+
+
+# --- the registry away -----------------------------------------------------------
+
+
+def test_nodes_that_know_each_other_keep_talking_while_the_registry_is_away(
+    own_zookeeper: ZooKeeperEnsemble, tmp_path: Path
+) -> None:
+    url = own_zookeeper.url()
+    there = FlockProcess("there", url, tmp_path)
+    unmet = FlockProcess("unmet", url, tmp_path)
+    try:
+        with Flock(registry=url, session_timeout=4.0) as visitor:
+            target = visitor["there"]["target"]
+            assert target.add(1, 1) == 2
+            server = own_zookeeper.servers[0]
+            server.pause()
+            for _ in range(5):
+                assert target.add(1, 1) == 2
+            for look_up in (
+                lambda: visitor["unmet"],
+                lambda: visitor["nobody"],
+                lambda: list(visitor),
+                lambda: "unmet" in visitor,
+            ):
+                began = time.monotonic()
+                assert isinstance(error_of(look_up), RegistryUnavailable)
+                assert time.monotonic() - began < 4.0
+            assert visitor["there"].ping() is True
+            server.resume()
+
+            assert (
+                eventually(
+                    lambda: visitor["unmet"]["target"].add(1, 1),
+                    within=20.0,
+                    becomes=2,
+                    ignoring=FlockError,
+                )
+                == 2
+            )
+            assert target.add(1, 1) == 2
+            assert eventually(
+                lambda: list(visitor),
+                within=20.0,
+                becomes=["there", "unmet"],
+                ignoring=RegistryError,
+            ) == ["there", "unmet"]
+    finally:
+        there.close()
+        unmet.close()
+
+
+def test_a_killed_node_is_known_to_be_down_while_the_registry_is_away(
+    own_zookeeper: ZooKeeperEnsemble, tmp_path: Path
+) -> None:
+    url = own_zookeeper.url()
+    there = FlockProcess("there", url, tmp_path)
+    try:
+        with Flock(registry=url, session_timeout=4.0) as visitor:
+            target = visitor["there"]["target"].options(timeout=60)
+            future = target.work.future("begun", 30)
+            assert eventually(there.effects, within=5.0) == ["begun"]
+            own_zookeeper.servers[0].pause()
+            killed = time.monotonic()
+            there.kill()
+            error = error_of(future.get)
+            assert time.monotonic() - killed < SOON
+            assert isinstance(error, NodeDownError)
+            assert error.may_have_run is True
+            own_zookeeper.servers[0].resume()
+    finally:
+        there.close()
+
+
+# --- what is left ----------------------------------------------------------------
+
+
+def test_opening_and_closing_leaves_no_thread_and_no_file(start: Start, registry_url: str) -> None:
+    start()
+
+    def once() -> None:
+        with Flock(registry=registry_url) as visitor:
+            assert visitor["there"]["target"].add(1, 1) == 2
+            visitor["there"]["target"].note.defer(1)
+            assert visitor["there"]["target"].add.future(1, 1).get() == 2
+
+    once()
+    before = _open_files()
+    threads = threading.active_count()
+    for _ in range(10):
+        once()
+
+    assert eventually(_open_files, within=3.0, until=lambda now: now <= before + 1) <= before + 1
+    assert (
+        eventually(threading.active_count, within=3.0, until=lambda now: now <= threads) <= threads
+    )
+
+
+def test_peers_that_come_and_go_leave_no_thread_and_no_file(
+    embedded_url: str, tmp_path: Path
+) -> None:
+    """The one that stays is what grows; those that come share this process's time."""
+    url = embedded_url
+    with Flock(name="stays", registry=url, crypto=False, state_dir=tmp_path) as stays:
+        stays.supervise(Target, name="target")
+        for _ in range(3):
+            _come_and_go(url)
+        files, threads = _open_files(), threading.active_count()
+        for _ in range(60):
+            _come_and_go(url)
+
+        assert eventually(_open_files, within=5.0, until=lambda now: now <= files + 2) <= files + 2
+        assert (
+            eventually(threading.active_count, within=5.0, until=lambda now: now <= threads + 1)
+            <= threads + 1
+        )
+        assert stays.node._reader._connections == {}
+        assert stays.node._reader._newest == {}
+        assert stays.node._peers.all() == []
+
+
+def _come_and_go(url: str) -> None:
+    with Flock(registry=url, crypto=False) as visitor:
+        assert visitor["stays"]["target"].add(1, 1) == 2
+
+
+def _open_files() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def _folder() -> Path:
+    return Path(tempfile.mkdtemp(prefix="flock-test-state-"))
