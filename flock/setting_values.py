@@ -78,6 +78,14 @@ def read_node_name(written: Any, _: Path) -> str:
     return written
 
 
+def read_text(written: Any, _: Path) -> str:
+    """Read a text that is not empty."""
+    text = _text(written)
+    if not text:
+        raise ValueError
+    return text
+
+
 def read_environment(written: Any, _: Path) -> str:
     """Read the name of an environment."""
     text = _text(written)

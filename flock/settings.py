@@ -41,6 +41,7 @@ from flock.setting_values import (
     read_path,
     read_path_text,
     read_run_list,
+    read_text,
     registry_url,
     seconds,
     without_password,
@@ -57,6 +58,7 @@ BACKENDS: Mapping[str, str] = {
 STOCK_ACTORS: Mapping[str, str] = {
     "flock_api": "actors.flock_api:FlockApi",
     "info": "actors.info:Info",
+    "locker": "actors.locker:Locker",
     "resource_manager": "actors.resource_manager:ResourceManager",
 }
 """The actors that answer on every node."""
@@ -95,6 +97,7 @@ class Settings:
         stop_timeout: how long a run may take to its next boundary when the
             node is told to leave, before it is cancelled.
         interval: how often the node converges by itself; None for never.
+        run_lock: the lock that each of the node's runs is under as a whole.
         splay: up to how much is added to each interval, by chance.
         delayed_after_failure: whether delayed notifications run after a
             failure, too, as in Chef.
@@ -120,6 +123,7 @@ class Settings:
     zookeeper_key: str | None = None
     stop_timeout: float = 60.0
     interval: float | None = None
+    run_lock: str | None = None
     splay: float = 0.0
     delayed_after_failure: bool = True
     actors: Mapping[str, str] = field(default_factory=dict)
@@ -318,6 +322,7 @@ SETTINGS: Mapping[str, tuple[Reader, str]] = {
     "zookeeper_key": (read_path_text, "a file"),
     "stop_timeout": (seconds(), _NOT_NEGATIVE),
     "interval": (seconds(above=0), _POSITIVE),
+    "run_lock": (read_text, "the name of a lock"),
     "splay": (seconds(), _NOT_NEGATIVE),
     "delayed_after_failure": (read_flag, _YES_OR_NO),
     "actors": (actor_homes(STOCK_ACTORS), "a table of 'module:Class' by name"),

@@ -318,6 +318,12 @@ class Reaper:
         self._groups: set[int] = set()
         in_children(self._let_go)
 
+    def start(self) -> None:
+        """Begin now, so that a command is watched as soon as it is there; twice is harmless."""
+        with self._lock:
+            if self._process is None:
+                self._begin()
+
     @contextlib.contextmanager
     def watching(self, process: subprocess.Popen[bytes]) -> Iterator[None]:
         """Have the group killed if we die inside; reap its leader when done.
@@ -359,16 +365,20 @@ class Reaper:
                     self._process.wait()
                 else:
                     return
-            self._process = subprocess.Popen(
-                ["/bin/sh", "-c", _REAPER, "flock-reaper"],
-                bufsize=0,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                cwd="/",
-                start_new_session=True,
-            )
-            _write(self._process, "".join(f"+ {each}\n" for each in self._groups))
+            self._begin()
+
+    def _begin(self) -> None:
+        """Start the process, and tell it all it has to know; our lock is held."""
+        self._process = subprocess.Popen(
+            ["/bin/sh", "-c", _REAPER, "flock-reaper"],
+            bufsize=0,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            cwd="/",
+            start_new_session=True,
+        )
+        _write(self._process, "".join(f"+ {each}\n" for each in self._groups))
 
 
 def _write(process: subprocess.Popen[bytes], text: str) -> None:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     multiple=True,
     help="run this instead of the node's own run list; with commas, or repeated",
 )
+@click.option("--lock", metavar="ID", help="each node takes this lock for its own run")
 @reachable
 @pass_line
 def run(
@@ -36,6 +37,7 @@ def run(
     targets: Sequence[str],
     query: str | None,
     override_run_list: Sequence[str],
+    lock: str | None,
     *,
     no_wait: bool,
     why_run: bool,
@@ -51,6 +53,8 @@ def run(
     timeout = line.settings().timeout if "timeout" in line.given else None
     line.given.pop("timeout", None)
     wanted: dict[str, Any] = {"why_run": why_run, "override_run_list": _items(override_run_list)}
+    if lock is not None:
+        wanted["lock"] = lock
     with line.visitor() as fleet:
         nodes = expand(targets, lambda: list(fleet)) if query is None else found(fleet, query)
         orders = _follow(line.output, fleet, nodes, wanted, timeout, wait=not no_wait)

@@ -1,0 +1,273 @@
+"""`flockctl lock`, `locks` and `unlock`, runs under locks, and the `locker` actor."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flock import Flock
+from flock.errors import LockLost, LockTimeout, StaleToken
+from registry.contract import LockOwner
+from tests.flockctl import Flockctl, flockctl_on
+from tests.kitchens import is_running
+from tests.support import eventually
+from tests.system.registry_process import new_registry
+
+pytestmark = pytest.mark.timeout(90)
+
+
+@pytest.fixture
+def flockctl(registry_url: str, tmp_path: Path) -> Iterator[Flockctl]:
+    with flockctl_on(registry_url, tmp_path) as command:
+        yield command
+
+
+@pytest.fixture
+def alone(embedded_url: str, tmp_path: Path) -> Iterator[Flockctl]:
+    with flockctl_on(embedded_url, tmp_path) as command:
+        yield command
+
+
+def rows(flockctl: Flockctl) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = flockctl("locks", "--json").value
+    return found
+
+
+# --- flockctl lock ------------------------------------------------------------------
+
+
+def test_a_command_runs_under_its_lock_and_ends_it_with_its_own_code(flockctl):
+    script = "test $FLOCK_LOCK_TOKEN -gt 0 && echo said && exit 7"
+    done = flockctl("lock", "web", "--", "sh", "-c", script)
+    assert (done.code, done.out) == (7, "said\n"), done.err
+    assert rows(flockctl) == []
+
+
+def test_who_holds_and_who_waits_is_listed(flockctl):
+    holder = flockctl.start("lock", "web", "--reason", "restart", "--", "sleep", "60")
+    assert eventually(lambda: rows(flockctl), within=10.0, pause=0.2)
+    flockctl.start("lock", "web", "--", "true")
+    (waiter,) = eventually(lambda: rows(flockctl)[0]["waiting"], within=10.0, pause=0.2)
+    assert sorted(waiter) == ["host", "owner", "reason", "run_id", "since"]
+    (row,) = rows(flockctl)
+    assert list(row) == ["lockid", "slots", "holders", "holder", "waiting"]
+    assert row["holder"] == row["holders"][0]
+    assert (row["lockid"], row["slots"], row["holder"]["reason"]) == ("web", 1, "restart")
+    people = flockctl("locks")
+    assert "restart" in people.out
+    assert holder.end(signal.SIGTERM).code == 128 + signal.SIGTERM
+
+
+def test_a_lock_that_is_not_had_in_time_ends_with_124_and_says_who_has_it(flockctl):
+    flockctl.start("lock", "web", "--", "sleep", "60")
+    assert eventually(lambda: rows(flockctl), within=10.0, pause=0.2)
+    done = flockctl("lock", "web", "--wait", "0.2", "--", "echo", "ran")
+    assert (done.code, done.out) == (124, "")
+    assert "held by" in done.err
+
+
+@pytest.mark.parametrize(("command", "code"), [("/nowhere/to/be/found", 127), ("/etc/passwd", 126)])
+def test_a_command_that_cannot_be_run_ends_as_in_a_shell(alone, command, code):
+    done = alone("lock", "web", "--", command)
+    assert done.code == code
+    assert command in done.err
+    assert rows(alone) == []
+
+
+def test_a_signal_that_ends_the_command_counts_as_in_a_shell(alone):
+    assert alone("lock", "web", "--", "sh", "-c", "kill -9 $$").code == 137
+
+
+def test_without_a_registry_it_ends_with_125_and_runs_nothing(tmp_path):
+    with flockctl_on("zookeeper://127.0.0.1:1/flock", tmp_path) as flockctl:
+        done = flockctl("lock", "web", "--", "echo", "ran")
+    assert (done.code, done.out) == (125, "")
+
+
+def test_a_command_whose_lock_is_taken_away_is_ended_with_its_group(flockctl, tmp_path):
+    pids = tmp_path / "pids"
+    # Neither listens to SIGTERM.
+    script = f"trap '' TERM; (trap '' TERM; sleep 60) & echo $! $$ > {pids}; wait; sleep 60"
+    running = flockctl.start("lock", "web", "--", "sh", "-c", script)
+    (child, shell) = eventually(lambda: pids.exists() and pids.read_text().split(), within=15.0)
+    began = time.monotonic()
+    done = flockctl("unlock", "web", "--reason", "it hangs")
+    assert done.code == 0, done.err
+    assert running.ended(20.0).code == 125
+    assert time.monotonic() - began >= 5.0, "SIGTERM first, SIGKILL after 5 s"
+    assert not is_running(int(child))
+    assert not is_running(int(shell))
+
+
+def test_what_runs_under_a_lock_dies_with_who_holds_it(alone, tmp_path):
+    pids = tmp_path / "pids"
+    running = alone.start("lock", "web", "--", "sh", "-c", f"echo $$ > {pids}; sleep 60")
+    (shell,) = eventually(lambda: pids.exists() and pids.read_text().split(), within=15.0)
+    running.process.kill()
+    assert eventually(lambda: is_running(int(shell)), within=5.0, becomes=False) is False
+
+
+def test_breaking_what_nobody_holds_says_so(alone):
+    done = alone("unlock", "web", "--reason", "why not")
+    assert done.code == 3
+    assert "nobody holds lock 'web'" in done.err
+    assert alone("unlock", "web").code == 2
+
+
+# --- runs under locks ---------------------------------------------------------------
+
+
+def test_a_run_under_a_lock_waits_for_it_and_gives_it_back(flockctl):
+    flockctl.recipe("default", "file('{here}/ran', content='x')")
+    flockctl.node("bender0", "--run-list", "recipe[cb]")
+    other = new_registry(flockctl.url)
+    other.open()
+    lock = other.acquire("deploy", LockOwner("leela", "here"))
+    running = flockctl.start("run", "bender0", "--lock", "deploy", "--json")
+    assert eventually(lambda: rows(flockctl)[0]["waiting"], within=15.0, pause=0.2)
+    assert not (flockctl.folder / "ran").exists()
+    lock.release()
+    other.close()
+    done = running.ended()
+    (row,) = done.value
+    assert (done.code, row["state"]) == (0, "ok"), row
+    (held,) = row["report"]["locks"]
+    assert (held["lockid"], held["state"], held["holder"]) == ("deploy", "held", None)
+    assert held["token"] > lock.token
+    assert (flockctl.folder / "ran").exists()
+    assert rows(flockctl) == []
+
+
+def test_a_node_with_a_run_lock_makes_each_run_under_it(alone):
+    alone.recipe("default", "log('hello')")
+    alone.node("bender0", "--run-list", "recipe[cb]", "--run-lock", "deploy")
+    (row,) = alone("run", "bender0", "--json").value
+    assert [lock["lockid"] for lock in row["report"]["locks"]] == ["deploy"]
+
+
+def test_a_recipe_goes_on_without_its_lock_and_says_who_has_it(flockctl):
+    flockctl.recipe(
+        "default",
+        """
+        from flock.recipe import clocker, held
+        clocker('web', lockwait=0)
+        file('{here}/guarded', content='x').only_if(held('web'))
+        file('{here}/under', content='x').under_lock('web', wait=0)
+        file('{here}/free', content='x')
+        clocker('back', lockid='web', action='clockoff')
+        """,
+    )
+    flockctl.node("bender0", "--run-list", "recipe[cb]")
+    other = new_registry(flockctl.url)
+    other.open()
+    lock = other.acquire("web", LockOwner("leela", "here"))
+    (row,) = flockctl("run", "bender0", "--json").value
+    report = row["report"]
+    assert report["state"] == "ok"
+    assert [r["state"] for r in report["resources"]] == [
+        "unchanged", "skipped", "skipped", "changed", "unchanged",
+    ]  # fmt: skip
+    assert "leela has it since" in report["resources"][2]["error"]
+    (locked,) = report["locks"]
+    assert (locked["state"], locked["holder"]["owner"]) == ("not held", "leela")
+    lock.release()
+    (row,) = flockctl("run", "bender0", "--json").value
+    assert [r["state"] for r in row["report"]["resources"]] == [
+        "unchanged", "changed", "changed", "unchanged", "unchanged",
+    ]  # fmt: skip
+    assert [each["state"] for each in row["report"]["locks"]] == ["released"]
+    other.close()
+
+
+def test_a_failed_run_keeps_its_slot_until_it_is_good_again(flockctl):
+    flockctl.recipe(
+        "default",
+        """
+        from flock.recipe import clocker
+        clocker('web', keep_on_failure=True)
+        execute('check', command='test -e {here}/good')
+        """,
+    )
+    flockctl.node("bender0", "--run-list", "recipe[cb]")
+    assert flockctl("run", "bender0").code == 1
+    (row,) = rows(flockctl)
+    first = row["holder"]
+    assert (first["owner"], first["kept"]) == ("bender0", True)
+    assert flockctl("lock", "web", "--wait", "0.3", "--", "true").code == 124
+    (flockctl.folder / "good").touch()
+    (row,) = flockctl("run", "bender0", "--json").value
+    assert row["report"]["locks"][0]["token"] > first["token"]
+    assert rows(flockctl) == []
+
+
+# --- in Python ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def fleet(registry_url: str, tmp_path: Path) -> Iterator[Flock]:
+    with Flock(name="bender0", registry=registry_url, state_dir=tmp_path / "bender0") as fleet:
+        yield fleet
+
+
+@pytest.fixture
+def visitor(fleet: Flock, registry_url: str) -> Iterator[Flock]:
+    with Flock(registry=registry_url) as visitor:
+        yield visitor
+
+
+def test_the_locker_takes_and_gives_back_and_knows_who_has_what(visitor):
+    locker = visitor["bender0"]["locker"]
+    taken = locker.acquire("web", wait=5, reason="restart")
+    assert locker.held("web")
+    holder = locker.holder("web")
+    assert (holder["owner"], holder["token"]) == ("bender0", taken["token"])
+    assert holder["reason"].startswith("restart (for ")
+    waiting = locker.acquire.future("web", wait=30)
+    (waiter,) = eventually(lambda: locker.waiting("web"), within=10.0)
+    assert waiter["owner"] == "bender0"
+    assert locker.release("web", taken["token"])
+    assert waiting.get(timeout=20)["token"] > taken["token"]
+    with pytest.raises(LockTimeout):
+        locker.acquire("web", wait=0)
+    assert locker.release("web")
+    assert not locker.release("web")
+    assert locker.holder("web") is None
+
+
+def test_a_lock_that_is_broken_is_told_to_its_holder_who_keeps_the_reason(visitor):
+    locker = visitor["bender0"]["locker"]
+    taken = locker.acquire("web", wait=5)
+    (broken,) = locker.break_lock("web", "it hangs")
+    assert broken["token"] == taken["token"]
+    assert eventually(lambda: locker.held("web"), within=10.0, becomes=False) is False
+    (entry,) = eventually(locker.broken, within=10.0)
+    assert (entry["lockid"], entry["token"], entry["reason"]) == ("web", taken["token"], "it hangs")
+
+
+def test_a_call_under_an_older_token_is_refused(visitor):
+    with visitor.lock("web") as old:
+        under_old = visitor["bender0"]["info"].options(under=old)
+        assert under_old.uptime() > 0
+    with visitor.lock("web") as new:
+        assert new.token > old.token
+        assert under_old.uptime() > 0, "nobody has seen the newer one there"
+        assert visitor["bender0"]["info"].options(under=new).uptime() > 0
+        with pytest.raises(StaleToken, match="older than"):
+            under_old.uptime()
+        with pytest.raises(LockLost):
+            visitor["bender0"]["info"].options(under=old)
+
+
+def test_a_lock_that_was_lost_inside_is_told_at_the_end(visitor):
+    def work() -> None:
+        with visitor.lock("web") as lock:
+            visitor["bender0"]["locker"].break_lock("web", "it hangs")
+            assert eventually(lambda: lock.held, within=10.0, becomes=False) is False
+
+    with pytest.raises(LockLost, match="lost while it was in use"):
+        work()
