@@ -149,6 +149,12 @@ class Fleet:
         text = textwrap.dedent(text).replace("{here}", str(self.folder))
         path.write_text(f"{WORDS}\n{text}")
 
+    def write(self, node: str, path: str, text: str) -> None:
+        """Write a file beside a node's cookbooks."""
+        target = self.folder / node / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(text)
+
     def begin(self, name: str, fault: str = "", log: str = "ERROR", **settings: Any) -> NodeProcess:
         """Begin a node and return at once.
 

@@ -31,7 +31,8 @@ RECEIVER_STEPS = ("receipt", "action", "done", "removal")
 
 SENDER = """
 number = open('{here}/round').read()
-file(f'{here}/f{number}', content='x').remote_notifies('run', f'execute[f{number}]', node='RECEIVER')
+file(f'{here}/f{number}', content='x').remote_notifies(
+    'run', f'execute[f{number}]', node='RECEIVER')
 execute(f'x{number}', command=f'touch {here}/x{number}').not_if(
     f'test -e {here}/x{number}').remote_notifies('run', f'execute[x{number}]', node='RECEIVER')
 """
@@ -39,7 +40,8 @@ execute(f'x{number}', command=f'touch {here}/x{number}').not_if(
 RECEIVER = f"""
 for number in range({ROUNDS}):
     for kind in 'fx':
-        execute(f'{{kind}}{{number}}', command=f'echo {{kind}}{{number}} >> {{here}}/acted', action='nothing')
+        name = f'{{kind}}{{number}}'
+        execute(name, command=f'echo {{name}} >> {{here}}/acted', action='nothing')
 """
 
 
