@@ -29,6 +29,7 @@ from flock.errors import (
     EncodeError,
     MethodNotFound,
     NotLetIn,
+    OverloadedError,
     ReplyTooLarge,
 )
 from flock.failures import fail_message
@@ -114,7 +115,7 @@ class Dispatcher:
                     _chain_of(chain) if chain else (),
                 )
             )
-        except CallError as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, the caller hears of it
             if call_id:
                 self.reply_failure(peer, call_id, error)
             else:
@@ -223,6 +224,11 @@ class Dispatcher:
         peer.last_reply = self._clock()
         try:
             peer.send(message, urgent=urgent)
+        except OverloadedError:
+            # Nothing may wait for ever: a new lane makes the caller ask what
+            # became of its calls, and hear that this answer is lost.
+            logger.warning("%s does not read its answers: its lane is given up", peer.title)
+            peer.give_up_lane()
         except CallError as error:
             # Nobody is left to hear it: the caller was, or will be, told that
             # the way broke.

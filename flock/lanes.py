@@ -93,9 +93,13 @@ class Lane:
         """Send a message before, and whether or not, the lane is open: a HELLO."""
         with self._lock:
             if not self._is_closed:
-                # What is queued goes after it; a full socket is as good as a dead one here.
                 frame = frame_of((message,), time.clock_gettime_ns(_boottime))
-                self._socket.send(frame, zmq.NOBLOCK)
+                try:
+                    self._socket.send(frame, zmq.NOBLOCK)
+                except zmq.Again:
+                    self._queue.appendleft(message)
+                    self._is_stalled = True
+                    self._flusher.wake(self)
         # Who came while the lock was ours left its message to us.
         self.flush()
 
@@ -148,7 +152,7 @@ class Lane:
 
     def flush(self) -> None:
         """Send all that is queued, unless another thread is at it: it then sends ours too."""
-        while self._queue and self.is_open and not self._is_stalled:
+        while self._queue and self._is_open and not self._is_closed and not self._is_stalled:
             if not self._lock.acquire(blocking=False):
                 return  # the holder looks at the queue again after its release
             try:
@@ -163,9 +167,11 @@ class Lane:
         while queue and not self._is_closed:
             batch = [queue.popleft()]
             size = len(batch[0])
+            is_large = size >= _LARGE
             while queue and len(batch) < _FRAME_MESSAGES and size + len(queue[0]) <= _FRAME_BYTES:
                 batch.append(queue.popleft())
                 size += len(batch[-1])
+                is_large = is_large or len(batch[-1]) >= _LARGE
             frame = frame_of(batch, time.clock_gettime_ns(_boottime))
             try:
                 if size <= _FRAME_BYTES:
@@ -177,10 +183,9 @@ class Lane:
                 self._is_stalled = True
                 self._flusher.wake(self)
                 return
-            for message in batch:
-                if len(message) >= _LARGE:
-                    with self._large_lock:
-                        self._large_bytes -= len(message)
+            if is_large:
+                with self._large_lock:
+                    self._large_bytes -= sum(len(each) for each in batch if len(each) >= _LARGE)
 
     def _send_large(self, frame: bytes) -> None:
         """Send a large frame, with at most `MAX_BYTES` of them inside libzmq at a time."""

@@ -128,6 +128,10 @@ class RemotePeer:
         except LaneClosed:
             raise NodeUnreachable(f"the way to {self.title} broke at once") from None
 
+    def give_up_lane(self) -> None:
+        """End our lane to it, which is full; what is open is failed or asked for anew."""
+        self._peers.give_up_lane(self)
+
     def flush(self) -> None:
         """Send what is queued."""
         lane = self.lane
@@ -398,6 +402,12 @@ class Peers:
             if peer.key == key:
                 self._say(peer, goodbye)
                 self._bury(peer, "its key was removed from the registry", linger=1.0)
+
+    def give_up_lane(self, peer: RemotePeer) -> None:
+        """End a peer's lane as if its connection had broken; never blocks."""
+        for watched in list(self._watched.values()):
+            if watched.peer is peer and watched.lane is peer.lane:
+                self._over(watched, "full")
 
     def _lane_over(self, watched: _Watched, why: str, status: int = 0) -> None:
         """Deal with a lane whose connection ended or never came; on the pool."""
