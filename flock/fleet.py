@@ -389,6 +389,13 @@ class Flock:
         """Return the peer of a node's name."""
         return self._joined().peer(name)
 
+    def route(self, name: str) -> tuple[Calls, Any]:
+        """Return what makes calls, and the peer of a node's name: one step on every call's way."""
+        node = self._node
+        if node is None or self._closed:
+            node = self._joined()
+        return node.calls, node.peer(name)
+
     def state_of(self, name: str) -> str:
         """Return a node's state as seen from here."""
         return self._joined().state_of(name)

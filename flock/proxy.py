@@ -35,6 +35,9 @@ class Runtime(Protocol):
     def peer(self, name: str) -> Any:
         """Return the peer of a node's name; raise `NodeNotFound` if there is none."""
 
+    def route(self, name: str) -> tuple[Calls, Any]:
+        """Return what makes calls, and the peer of a node's name."""
+
     def state_of(self, name: str) -> str:
         """Return a node's state as seen from here."""
 
@@ -72,19 +75,17 @@ class MethodProxy:
                 again is safe.
             Exception: what the method raised.
         """
-        runtime = self._runtime
-        peer = runtime.peer(self._node)
-        return runtime.calls.call(peer, self._actor, self._name, args, kwargs, self._options)
+        calls, peer = self._runtime.route(self._node)
+        return calls.call(peer, self._actor, self._name, args, kwargs, self._options)
 
     def future(self, *args: Any, **kwargs: Any) -> Future[Any]:
         """Call the method and return the future of its answer; every error comes out of it.
 
         Only arguments that cannot travel raise here.
         """
-        runtime = self._runtime
         try:
-            peer = runtime.peer(self._node)
-            return runtime.calls.future(peer, self._actor, self._name, args, kwargs, self._options)
+            calls, peer = self._runtime.route(self._node)
+            return calls.future(peer, self._actor, self._name, args, kwargs, self._options)
         except EncodeError:
             raise
         except (CallError, RegistryError) as error:

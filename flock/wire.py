@@ -13,6 +13,7 @@ wrong with a frame, `BadFrame` is the only error that comes out.
 from __future__ import annotations
 
 import itertools
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from typing import Any
@@ -40,6 +41,8 @@ MAX_MESSAGE_BYTES = MAX_FRAME_BYTES - _HEADER_BYTES - 5
 """Largest encoded message: a frame is a header, the beginning of an array, and messages."""
 
 _SCALARS = (str, bytes, int, float, bool, type(None))
+_SCALAR_TYPES = frozenset(_SCALARS)
+_PACKER_BYTES = 4096
 
 PackHandle = Callable[[Any], Sequence[str] | None]
 """Returns what a handle points at, `[node]` or `[node, actor]`; None for anything else."""
@@ -60,6 +63,12 @@ def _no_handle(_: Any) -> Sequence[str] | None:
     return None
 
 
+class _Packers(threading.local):
+    """Each thread's packer: making one costs more than a message, and none may be shared."""
+
+    packer: msgpack.Packer
+
+
 class Codec:
     """Turns messages into bytes and back, for one process; any thread may use it."""
 
@@ -74,6 +83,7 @@ class Codec:
         """
         self._pack_handle = pack_handle
         self._make_handle = make_handle
+        self._packers = _Packers()
 
     # --- to bytes
 
@@ -84,13 +94,21 @@ class Codec:
             EncodeError: a value in it cannot travel, or it is too large.
         """
         try:
-            # A Packer of its own per call: a shared one is not thread-safe,
-            # and making one costs less than a lock.
-            packed: bytes = msgpack.packb(message, default=self._pack_other)
-        except EncodeError:
-            raise
+            packer = self._packers.packer
+        except AttributeError:
+            packer = self._packers.packer = msgpack.Packer(
+                default=self._pack_other, buf_size=_PACKER_BYTES
+            )
+        try:
+            packed: bytes = packer.pack(message)
         except (TypeError, ValueError, OverflowError, RecursionError) as error:
+            packer.reset()
+            if isinstance(error, EncodeError):
+                raise
             raise EncodeError(self._blame(message) or f"a value cannot travel: {error}") from None
+        if len(packed) > _SMALL_FRAME_BYTES:
+            # Its room has grown to the message, and would stay so.
+            del self._packers.packer
         if len(packed) > MAX_MESSAGE_BYTES:
             raise EncodeError(
                 f"{len(packed)} bytes are too many: a message has at most {MAX_MESSAGE_BYTES}"
@@ -104,9 +122,11 @@ class Codec:
             EncodeError: names the place.
         """
         for index, value in enumerate(args):
-            self.check_value(value, f"args[{index}]")
+            if type(value) not in _SCALAR_TYPES:
+                self.check_value(value, f"args[{index}]")
         for key, value in kwargs.items():
-            self.check_value(value, f"kwargs[{key!r}]")
+            if type(value) not in _SCALAR_TYPES:
+                self.check_value(value, f"kwargs[{key!r}]")
 
     def check_value(self, value: Any, place: str) -> None:
         """Refuse a value nested too deep to be read at the other end."""
