@@ -7,6 +7,7 @@ become one line and an exit code, whichever command they come from.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from importlib import import_module
@@ -29,6 +30,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "run-list": ("flock.ctl.run_list_command", "show or change what a node converges"),
     "search": ("flock.ctl.search_command", "find machines by a query, up or down"),
     "shell": ("flock.shell", "open a Python prompt in the flock"),
+    "completion": ("flock.ctl.completion_command", "let bash, zsh or fish complete flockctl"),
     "forget": ("flock.ctl.forget_command", "forget a machine that is gone for good"),
     "notices": ("flock.ctl.notices_command", "list what machines tell each other to do"),
     "notify": ("flock.ctl.notices_command", "have a node run an action of a resource"),
@@ -40,6 +42,10 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "converge": ("flock.ctl.converge_command", "converge here, once, without being a node"),
 }
 """Every command: where it is, and what it does."""
+
+
+_COMPLETES = "_FLOCKCTL_COMPLETE"
+"""Set by a shell that wants to know what may follow."""
 
 
 class Commands(click.Group):
@@ -55,6 +61,10 @@ class Commands(click.Group):
             return None
         command = getattr(import_module(COMMANDS[cmd_name][0]), cmd_name.replace("-", "_"))
         assert isinstance(command, click.Command)
+        if _COMPLETES in os.environ:
+            from flock.ctl.completion_command import complete_nodes
+
+            complete_nodes(command)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click asks so
@@ -90,6 +100,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Args:
         arguments: what was typed after the command's name; None for what was.
     """
+    if instruction := os.environ.get(_COMPLETES):
+        from flock.ctl.completion_command import answer
+
+        sys.exit(answer(flockctl, instruction))
     words = list(sys.argv[1:] if arguments is None else arguments)
     # Looked at first: whatever else is wrong must be said in the form that was asked for.
     own = words[: words.index("--")] if "--" in words else words
