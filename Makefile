@@ -11,7 +11,7 @@ READY := $(VENV)/.ready
 SHELL := /bin/sh
 
 .DEFAULT_GOAL := help
-.PHONY: help setup venv demo test lint bench bench-calls clean
+.PHONY: help setup venv demo test lint bench-locks chaos-locks bench bench-calls bench-notices clean
 
 help: ## list the targets
 	@echo "Targets:"
@@ -61,6 +61,16 @@ bench: $(READY) ## the same beside Pyro5, RPyC and xoscar, and what a node costs
 
 bench-calls: $(READY) ## our calls beside a raw pyzmq ping-pong, as ratios
 	@$(BIN)/python scripts/bench_calls.py $(ARGS)
+
+bench-locks: $(READY) ## our locks beside kazoo's on a local ZooKeeper, as ratios
+	@$(BIN)/python scripts/bench_locks.py $(ARGS)
+
+bench-notices: $(READY) ## how long a notice takes from one node's change to another's action
+	@$(BIN)/python scripts/bench_notices.py $(ARGS)
+
+SECONDS ?= 600
+chaos-locks: $(READY) ## break processes, servers and links under locks for SECONDS=600
+	@PYTHONPATH=scripts $(BIN)/python -m tests.system.lock_chaos $(SECONDS)
 
 clean: ## remove .venv and everything else that was made here
 	@scripts/zookeeper stop >/dev/null 2>&1 || true
