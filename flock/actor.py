@@ -318,6 +318,14 @@ def method_table(actor_class: type[pykka.Actor]) -> dict[str, Method]:
         UsageError: a public method has a name that the proxy keeps for itself.
     """
     hidden = {name for base in (Actor, pykka.ThreadingActor, object) for name in dir(base)}
+    for name in PROXY_WORDS:
+        function = inspect.getattr_static(actor_class, name, None)
+        is_own = isinstance(function, FunctionType) and function is not vars(Actor).get(name)
+        if is_own and not getattr(function, _INTERNAL_MARK, False):
+            raise UsageError(
+                f"{actor_class.__name__}.{name}: a proxy keeps the names "
+                f"{', '.join(sorted(PROXY_WORDS))} for itself; rename it or mark it internal"
+            )
     table: dict[str, Method] = {}
     for name in dir(actor_class):
         if name.startswith("_") or name in hidden:
@@ -325,11 +333,6 @@ def method_table(actor_class: type[pykka.Actor]) -> dict[str, Method]:
         function = inspect.getattr_static(actor_class, name)
         if not isinstance(function, FunctionType) or getattr(function, _INTERNAL_MARK, False):
             continue
-        if name in PROXY_WORDS:
-            raise UsageError(
-                f"{actor_class.__name__}.{name}: a proxy keeps the names "
-                f"{', '.join(sorted(PROXY_WORDS))} for itself; rename it or mark it internal"
-            )
         table[name] = _method(name, function)
     return table
 
