@@ -56,6 +56,7 @@ def converge(line: CommandLine, *, why_run: bool, wait: bool) -> None:
 def _kitchen(line: CommandLine) -> Iterator[Kitchen]:
     """Give this machine's kitchen, under the name of its node; refused without a registry."""
     from flock.boot import StateFolder, make_kitchen
+    from flock.locksmith import RegistryLocksmith
     from flock.notice_office import NoticeOffice
     from flock.object_keeper import ObjectKeeper
 
@@ -75,7 +76,17 @@ def _kitchen(line: CommandLine) -> Iterator[Kitchen]:
         notices = NoticeOffice(journal, name)
         stack.callback(_send_the_rest, line.output, notices)
         notices.send(registry, lambda _: None)
-        kitchen = make_kitchen(settings, name, journal, {"FlockOfChefs": fleet}, keeper, notices)
+        locksmith = RegistryLocksmith(name, settings, lambda: registry)
+        stack.callback(locksmith.close)
+        kitchen = make_kitchen(
+            settings,
+            name,
+            journal,
+            {"FlockOfChefs": fleet},
+            keeper,
+            notices,
+            locksmith=locksmith,
+        )
         stack.callback(kitchen.stop, settings.stop_timeout)
         if not kitchen.run_list:
             line.output.say(f"flockctl: the run list of {name} is empty: nothing to converge")
