@@ -7,18 +7,20 @@ stands for, so that waiting for it can be recognised as part of a deadlock.
 
 from __future__ import annotations
 
-import asyncio
 import queue
 import sys
 import threading
 from _thread import allocate_lock as _allocate_lock
 from collections.abc import Callable, Generator
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pykka
 
 from flock.context import current
+
+if TYPE_CHECKING:
+    import asyncio
 
 T = TypeVar("T")
 
@@ -203,6 +205,9 @@ class Future(pykka.Future[T]):
 
     def __await__(self) -> Generator[Any, None, T]:
         """Wait without blocking the event loop."""
+        # Imported here: it would be a tenth of the start of every command.
+        import asyncio
+
         if self._get_hook is not None:
             got: T = yield from asyncio.to_thread(self.get).__await__()
             return got
