@@ -30,6 +30,7 @@ LONGEST_PAUSE = 30.0
 MAX_RESTARTS = 5
 RESTART_WINDOW = 60.0
 _MAX_STOPPED = 1000  # names
+_LEAST_END_WITHIN = 0.2  # seconds
 _END_WITHIN = 5.0  # seconds an actor may take to end
 
 Strategy = Literal["one_for_one", "one_for_all", "rest_for_one"]
@@ -472,7 +473,8 @@ def _stop(places: Iterable[_Place], timeout: float) -> list[str]:
         if hosted is None or hosted.thread is threading.current_thread():
             continue
         hosted.stop()
-        hosted.thread.join(max(0.0, deadline - time.monotonic()))
+        # One that takes all the time must not keep the others from a clean end.
+        hosted.thread.join(max(_LEAST_END_WITHIN, deadline - time.monotonic()))
         if hosted.thread.is_alive():
             stubborn.append(place.name)
             logger.warning(
