@@ -106,7 +106,7 @@ class NoticeDesk:
                 "resource": each.target,
                 "action": each.action,
                 "timing": each.timing.value,
-                "recipe": resource.recipe,
+                "recipe": resource.declared_in,
                 **_place(each.location),
             }
             for resource in self._standing()

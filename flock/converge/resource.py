@@ -47,7 +47,7 @@ class Resource:
         ignore_failure: a failure is reported and does not end the run.
         sensitive: content, commands and differences are shown nowhere.
         where: `file:line` of its declaration.
-        recipe: `cookbook::recipe` that declared it.
+        declared_in: `cookbook::recipe` that declared it.
     """
 
     kind: ClassVar[str] = ""
@@ -62,7 +62,7 @@ class Resource:
     sensitive: bool = field(default=False, kw_only=True)
 
     where: str = field(default="", init=False, repr=False, compare=False)
-    recipe: str = field(default="", init=False, repr=False, compare=False)
+    declared_in: str = field(default="", init=False, repr=False, compare=False)
     guards: list[Guard] = field(default_factory=list, init=False, repr=False, compare=False)
     waits: list[Wait] = field(default_factory=list, init=False, repr=False, compare=False)
     lock_wishes: list[LockWish] = field(default_factory=list, init=False, repr=False, compare=False)
@@ -87,7 +87,7 @@ class Resource:
     @property
     def home_cookbook(self) -> str:
         """The cookbook whose recipe declared it: templates and files are looked up there."""
-        return self.recipe.partition("::")[0]
+        return self.declared_in.partition("::")[0]
 
     @property
     def wanted_actions(self) -> tuple[str, ...]:
@@ -375,7 +375,7 @@ def declare(
         values[key] = value
     resource = cls(name, **values)
     resource.where = where
-    resource.recipe = recipe
+    resource.declared_in = recipe
     if isinstance(resource.action, Lazy):
         raise RecipeError(f"{label}: action cannot be lazy", where)
     for action in resource.wanted_actions:

@@ -189,7 +189,7 @@ class Runner:
 
     def _act(self, resource: Resource, action: str, trail: Trail) -> None:
         """Run one action of one resource, and then its immediate notifications."""
-        deed = _Deed(resource, action, trail, Row(str(resource), resource.recipe, action))
+        deed = _Deed(resource, action, trail, Row(str(resource), resource.declared_in, action))
         if deed.own_trail[-1] in trail:
             steps = deed.own_trail[trail.index(deed.own_trail[-1]) :]
             circle = " → ".join(f"{action} {name}" for name, action in steps)
