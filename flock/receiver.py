@@ -236,14 +236,20 @@ class Receiver:
     def _read(self) -> None:
         """Find what is to be done: first what was put off, then the queue in order."""
         self._stale = False
-        pending = [_Pending(receipt.notice, None) for receipt in self._receipts.kept("ready")]
         entries = self._entries()
+        queued = {notice.id for _, notice in entries}
+        # One that began and stands in no queue had been set aside: only the journal has it.
+        pending = [
+            _Pending(receipt.notice, None)
+            for receipt in self._receipts.kept("ready", "started")
+            if receipt.notice.id not in queued
+        ]
         states = self._receipts.states([notice.id for _, notice in entries])
         for entry, notice in entries:
             if notice.kind == ANSWER:
                 self._outbox.answered(notice)
                 self._take(entry.id)
-            elif states.get(notice.id, "started") != "started":
+            elif states.get(notice.id, "started") not in ("started", "ready"):
                 self._take(entry.id)
             else:
                 pending.append(_Pending(notice, entry.id))

@@ -224,6 +224,32 @@ def test_an_unknown_resource_is_set_aside_the_others_go_on_and_it_runs_when_decl
     assert here.state(1) == "done"
 
 
+def test_one_that_was_set_aside_outlives_a_death_in_its_action(here):
+    here.send(1, "execute[later]")
+    here.receiver.work()
+    here.kitchen.declared.add("execute[later]")
+    here.kitchen.state = "dies"
+    with pytest.raises(SystemError):
+        here.receiver.work()
+
+    here.kitchen.state = "changed"
+    here.new().work()
+
+    assert here.kitchen.done == ["execute[later]"] * 2
+    assert here.state(1) == "done"
+
+
+def test_one_that_was_set_aside_and_still_stands_in_the_queue_runs_once(here):
+    here.send(1, "execute[later]")
+    here.receipts.set_aside([Notice.from_data(here.queues.stored[1][1])], "unknown")
+    here.kitchen.declared.add("execute[later]")
+
+    here.receiver.work()
+
+    assert here.kitchen.done == ["execute[later]"]
+    assert here.left() == []
+
+
 def test_an_unknown_resource_is_given_up_after_an_hour_of_a_fully_declared_run_list(here):
     here.send(1, "execute[later]")
     here.receiver.work()
