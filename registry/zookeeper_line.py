@@ -107,6 +107,8 @@ class Attempt:
 
     def _new_attempt(self) -> None:
         self._claim = Claim.of(self._owner, uuid.uuid4().hex, self._since, self._slots, self._keep)
+        self._last: Slots | None = None
+        self._is_first = False
         self._entry: str | None = None
         self._entering = False
         self._claiming: int | None = None
@@ -262,25 +264,58 @@ class Attempt:
         """Look where we stand; take a slot if we are first and one is free."""
         self._stop_listening()
         requests = self._requests()
-        line = in_order(requests.names(self._places.line))
-        if self._entry not in line:
-            lock = self._find_claim(requests)
-            if lock is None:
-                self._begin_anew()
-                self._woken.set()
+        if not self._is_first:
+            line = in_order(requests.names(self._places.line))
+            if self._entry not in line:
+                lock = self._find_claim(requests)
+                if lock is None:
+                    self._begin_anew()
+                    self._woken.set()
+                return lock
+            place = line.index(self._entry)
+            if place > 0:
+                before = f"{self._places.line}/{line[place - 1]}"
+                self._listen(before)
+                if requests.exists(before, self._hub.fired) is None:
+                    self._woken.set()
+                return None
+            # And stays so: should the entry be gone, a claim, which removes it, is refused.
+            self._is_first = True
+        lock = self._take_from_last(requests)
+        if lock is not None or self._claiming is not None:
             return lock
-        place = line.index(self._entry)
-        if place > 0:
-            before = f"{self._places.line}/{line[place - 1]}"
-            self._listen(before)
-            if requests.exists(before, self._hub.fired) is None:
-                self._woken.set()
-            return None
+        self._is_first = True
         self._listen(self._places.slots)
         self._listen(self._places.marks)
         slots = Slots.look(requests, self._places, self._hub)
+        if self._session.guard.session != self._session_id:
+            self._begin_anew()  # the entry went with its session, while we were asking
+            self._woken.set()
+            return None
         free = self._free_slot(slots)
-        return None if free is None else self._take(requests, free, slots)
+        if free is not None:
+            return self._take(requests, free, slots)
+        if len(slots.held) == 1 and not slots.unclean:
+            self._last = slots
+        return None
+
+    def _take_from_last(self, requests: Requests) -> ZooKeeperLock | None:
+        """Take the slot of the only holder that was seen, if he gave it back, without a look.
+
+        The claim itself demands what a look would have shown: nobody took
+        anything since, the slot is free, and its mark went with it.
+        """
+        seen, self._last = self._last, None
+        if seen is None or seen.version is None:
+            return None
+        ((number, claim),) = seen.held.items()
+        if claim is None:
+            return None
+        nothing = Slots(seen.version, {}, {})
+        lock = self._take(requests, number, nothing, gone=self._places.mark(number, claim.attempt))
+        if lock is None and self._claiming is None:
+            self._woken.clear()  # refused: the look that follows is all that is needed
+        return lock
 
     def _kept_for_us(self, slots: Slots) -> tuple[int, float] | None:
         """Return a slot that is kept for our owner, and seconds until we may have it."""
@@ -326,8 +361,17 @@ class Attempt:
             return 0.0
         return self._session.lock_delay - self._unclean.age(mark)
 
-    def _take(self, requests: Requests, number: int, slots: Slots) -> ZooKeeperLock | None:
-        """Take a free slot and leave the line, in one transaction."""
+    def _take(
+        self, requests: Requests, number: int, slots: Slots, gone: str | None = None
+    ) -> ZooKeeperLock | None:
+        """Take a free slot and leave the line, in one transaction.
+
+        Args:
+            requests: asks.
+            number: the slot.
+            slots: as they were seen; anything taken since makes it fail.
+            gone: a mark that must not stand any more.
+        """
         self._claim = Claim.of(
             self._owner, self._claim.attempt, _wall_clock(), self._slots, self._keep
         )
@@ -342,6 +386,10 @@ class Attempt:
         else:
             steps.set(self._places.slots, b"", slots.version)
         steps.create(slot, data, ephemeral=True)
+        if gone is not None:
+            # What stands cannot be made: so this is a check that it does not.
+            steps.create(gone)
+            steps.delete(gone)
         for mark, (kept, claim) in slots.unclean.items():
             # A slot that is kept for us is ours to give up only if it is this one.
             is_past = self._delay_left(mark, claim) <= 0
@@ -350,6 +398,7 @@ class Attempt:
         steps.create(self._places.mark(number, self._claim.attempt), data)
         self._claiming = number
         self._session_id = self._session_id or self._session.guard.session
+        self._is_first = False  # done, refused, or unknown: where we stand is read anew
         try:
             found = steps.commit_then_get(slot)
         except Refused:
