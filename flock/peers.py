@@ -28,7 +28,6 @@ from typing import Any
 
 import msgpack
 import zmq
-from zmq.utils.monitor import parse_monitor_message
 
 from flock.calls import Calls
 from flock.errors import (
@@ -41,7 +40,7 @@ from flock.errors import (
     RegistryUnavailable,
     VersionMismatch,
 )
-from flock.lanes import Flusher, Lane, LaneClosed, lane_socket
+from flock.lanes import Flusher, Lane, LaneClosed, lane_socket, monitor_event
 from flock.messages import BATCH, BYE, CALL, HELLO, MAX_OPEN_CALLS, OPEN_CALLS, PROTOCOL, TELL
 from flock.wire import Codec
 from registry.contract import PresenceRecord
@@ -55,6 +54,7 @@ IDLE_AFTER = 300.0
 """Seconds without traffic and open calls after which a lane is closed."""
 
 _PROBE_WITHIN = 0.5
+_FAREWELL_WITHIN = 0.1
 _REPLIED_RECENTLY = 30.0
 _POOL_THREADS = 8
 
@@ -412,6 +412,9 @@ class Peers:
     def _lane_over(self, watched: _Watched, why: str, status: int = 0) -> None:
         """Deal with a lane whose connection ended or never came; on the pool."""
         peer, lane = watched.peer, watched.lane
+        if lane.is_open:
+            # Who leaves says so on its own lane, which may arrive behind the end of ours.
+            time.sleep(_FAREWELL_WITHIN)
         with peer.lock:
             if lane.is_closed:
                 return
@@ -428,6 +431,10 @@ class Peers:
             self._not_let_in(peer, unsent, status)
             return
         refuses = _refuses_connections(peer.record.address)
+        if not refuses and was_open:
+            # A process that dies closes its sockets one by one.
+            time.sleep(_FAREWELL_WITHIN)
+            refuses = _refuses_connections(peer.record.address)
         if refuses or (why == "wrong key" and self._successor(peer) is not None):
             reason = (
                 f"nothing listens at {peer.record.address} any more"
@@ -600,8 +607,7 @@ class Peers:
                 frames = watched.monitor.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
                 return
-            event = parse_monitor_message(frames)
-            kind, value = event["event"], event["value"]
+            kind, value = monitor_event(frames)
             if kind == zmq.EVENT_CONNECTED:
                 watched.connected = True
             elif kind == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
