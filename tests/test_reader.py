@@ -1,0 +1,312 @@
+"""The one socket in: who said what, on which lane, and what is dropped."""
+
+from __future__ import annotations
+
+import queue
+import random
+import time
+from collections.abc import Iterator
+from typing import Any, cast
+
+import pytest
+import zmq
+
+from flock.admission import DOMAIN, Admission
+from flock.messages import BYE, FRAME_HEADER, HELLO, PROTOCOL, REPLY
+from flock.reader import Connection, Reader
+from flock.wire import Codec, frame_of
+from registry.contract import KeyRecord, Registry
+from tests.support import eventually
+from tests.test_admission import FakeRegistry
+
+codec = Codec()
+
+
+class Desk:
+    """A reader and what it hands on; each peer is named by its generation."""
+
+    def __init__(self, registry: FakeRegistry | None = None, ignore_for: float = 60.0) -> None:
+        self.context: zmq.Context[Any] = zmq.Context()
+        self.heard: queue.Queue[tuple[str, list[Any], float]] = queue.Queue()
+        self.hellos: queue.Queue[list[Any]] = queue.Queue()
+        self.admission: Admission | None = None
+        if registry is not None:
+            self.admission = Admission(self.context, cast("Registry", registry))
+            self.admission.start(lambda _: None)
+        self.reader = Reader(
+            self.context,
+            codec,
+            known=self.admission.known if self.admission is not None else None,
+            heard_hello=self.heard_hello,
+            heard=self.take,
+            ignore_for=ignore_for,
+        )
+        self.keys: tuple[bytes, bytes] | None = None
+        if registry is not None:
+            self.keys = zmq.curve_keypair()
+            self.reader.socket.curve_server = True
+            self.reader.socket.curve_secretkey = self.keys[1]
+            self.reader.socket.setsockopt(zmq.ZAP_DOMAIN, DOMAIN)
+            self.reader.socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
+        self.port = self.reader.socket.bind_to_random_port("tcp://127.0.0.1")
+        self.reader.start()
+        self.clients: list[Any] = []
+
+    def heard_hello(self, connection: Connection, hello: list[Any]) -> None:
+        connection.peer = connection.generation
+        self.hellos.put(hello)
+
+    def take(self, peer: Any, caller: KeyRecord, messages: list[list[Any]], late: float) -> None:
+        for message in messages:
+            if message == [REPLY, 0, "raise"]:
+                raise RuntimeError("told to")
+            self.heard.put((peer, message, late))
+
+    def client(self, keys: tuple[bytes, bytes] | None = None) -> Any:
+        client = self.context.socket(zmq.DEALER)
+        client.linger = 0
+        if self.keys is not None:
+            client.curve_serverkey = self.keys[0]
+            client.curve_publickey, client.curve_secretkey = keys or zmq.curve_keypair()
+        client.connect(f"tcp://127.0.0.1:{self.port}")
+        self.clients.append(client)
+        return client
+
+    def next(self) -> tuple[str, list[Any]]:
+        return self.heard.get(timeout=5)[:2]
+
+    def wait_for(self, counter: str, value: int) -> int:
+        return eventually(
+            lambda: self.reader.counters.as_data()[counter], within=5.0, becomes=value
+        )
+
+    def close(self) -> None:
+        self.reader.close()
+        if self.admission is not None:
+            self.admission.close()
+        for client in self.clients:
+            client.close()
+        self.context.destroy(linger=0)
+
+
+@pytest.fixture
+def desk() -> Iterator[Desk]:
+    desk = Desk()
+    yield desk
+    desk.close()
+
+
+def hello(generation: str, lane: int = 1, protocol: int = PROTOCOL) -> bytes:
+    return frame_of([codec.encode((HELLO, protocol, generation, "", lane, 0, "name"))], 0)
+
+
+def reply(value: Any, stamp: int | None = None) -> bytes:
+    stamp = time.clock_gettime_ns(time.CLOCK_BOOTTIME) if stamp is None else stamp
+    return frame_of([codec.encode((REPLY, 1, value))], stamp)
+
+
+def test_what_comes_after_a_greeting_is_handed_on_with_who_sent_it(desk: Desk) -> None:
+    one, two = desk.client(), desk.client()
+    one.send(hello("g1"))
+    two.send(hello("g2"))
+    one.send(reply("a"))
+    two.send(reply("b"))
+
+    assert sorted([desk.next(), desk.next()]) == [("g1", [REPLY, 1, "a"]), ("g2", [REPLY, 1, "b"])]
+
+
+def test_what_comes_before_a_greeting_is_dropped_and_counted(desk: Desk) -> None:
+    client = desk.client()
+    client.send(reply("early"))
+    assert desk.wait_for("before_hello", 1) == 1
+    client.send(hello("g"))
+    client.send(reply("now"))
+    assert desk.next()[1][2] == "now"
+
+
+def test_a_greeting_may_share_a_frame_with_what_follows(desk: Desk) -> None:
+    client = desk.client()
+    messages = [(HELLO, PROTOCOL, "g", "", 1, 0, "name"), (REPLY, 1, "a"), (REPLY, 2, "b")]
+    client.send(frame_of([codec.encode(message) for message in messages], 0))
+    assert [desk.next()[1][2], desk.next()[1][2]] == ["a", "b"]
+
+
+def test_a_newer_lane_supersedes_an_older_one_but_for_its_goodbye(desk: Desk) -> None:
+    old, new = desk.client(), desk.client()
+    old.send(hello("g", lane=1))
+    old.send(reply("first"))
+    assert desk.next()[1][2] == "first"
+    new.send(hello("g", lane=2))
+    new.send(reply("second"))
+    assert desk.next()[1][2] == "second"
+    old.send(reply("late"))
+    assert desk.wait_for("superseded", 1) == 1
+    old.send(frame_of([codec.encode((BYE, "left"))], 0))
+    assert desk.next()[1] == [BYE, "left"]
+    old.send(hello("g", lane=1))
+    old.send(reply("later still"))
+    assert desk.wait_for("superseded", 2) == 2
+    new.send(reply("third"))
+    assert desk.next()[1][2] == "third"
+    assert desk.hellos.qsize() == 2
+
+
+def test_nobody_can_supersede_the_lanes_of_another_key() -> None:
+    registry = FakeRegistry()
+    desk = Desk(registry)
+    try:
+        honest, rogue = zmq.curve_keypair(), zmq.curve_keypair()
+        registry.enter(honest[0], name="honest")
+        registry.enter(rogue[0], name="rogue")
+        one, two = desk.client(honest), desk.client(rogue)
+        one.send(hello("honest", lane=1))
+        one.send(reply("a"))
+        assert desk.next()[1][2] == "a"
+        two.send(hello("honest", lane=2**60))
+        two.send(reply("b"))
+        assert desk.next()[1][2] == "b"
+        one.send(reply("c"))
+        assert desk.next() == ("honest", [REPLY, 1, "c"])
+        assert desk.reader.counters.superseded == 0
+    finally:
+        desk.close()
+
+
+def test_a_key_that_keeps_sending_rubbish_is_ignored_for_a_while_and_others_are_not() -> None:
+    registry = FakeRegistry()
+    desk = Desk(registry, ignore_for=0.5)
+    try:
+        honest, rogue = zmq.curve_keypair(), zmq.curve_keypair()
+        registry.enter(honest[0], name="honest")
+        registry.enter(rogue[0], name="rogue")
+        one, two = desk.client(honest), desk.client(rogue)
+        one.send(hello("honest"))
+        two.send(hello("rogue"))
+        for _ in range(11):
+            two.send(b"rubbish")
+        two.send(reply("unheard"))
+        assert desk.wait_for("ignored", 1) == 1
+        one.send(reply("heard"))
+        assert desk.next() == ("honest", [REPLY, 1, "heard"])
+
+        def heard_again() -> bool:
+            two.send(reply("forgiven"))
+            return not desk.heard.empty()
+
+        assert eventually(heard_again, within=5.0, pause=0.1)
+    finally:
+        desk.close()
+
+
+def test_a_key_that_is_known_no_longer_is_heard_no_longer() -> None:
+    registry = FakeRegistry()
+    desk = Desk(registry)
+    try:
+        keys = zmq.curve_keypair()
+        registry.enter(keys[0])
+        client = desk.client(keys)
+        client.send(hello("g"))
+        client.send(reply("a"))
+        assert desk.next()[1][2] == "a"
+        registry.remove(keys[0])
+        client.send(reply("b"))
+        assert desk.wait_for("unknown_keys", 1) == 1
+        assert desk.heard.empty()
+    finally:
+        desk.close()
+
+
+def test_a_connection_cannot_change_who_it_is(desk: Desk) -> None:
+    client = desk.client()
+    client.send(hello("g1"))
+    client.send(hello("g2"))
+    client.send(reply("still g1"))
+
+    assert desk.next() == ("g1", [REPLY, 1, "still g1"])
+    assert desk.reader.counters.bad_frames == 1
+
+
+def test_rubbish_is_counted_and_the_next_frame_read(desk: Desk) -> None:
+    client = desk.client()
+    client.send(hello("g"))
+    rng = random.Random(1)
+    for number in range(500):
+        client.send(rng.randbytes(rng.randrange(0, 200)))
+        client.send(FRAME_HEADER.pack(PROTOCOL, 0) + rng.randbytes(rng.randrange(0, 200)))
+        client.send(FRAME_HEADER.pack(PROTOCOL + 1, 0) + b"\x90")
+        client.send_multipart([b"a", b"b", b"c"])
+        client.send(reply(number))
+    assert [desk.next()[1][2] for _ in range(500)] == list(range(500))
+    assert desk.reader.counters.bad_frames == 2000
+
+
+def test_one_message_that_cannot_be_dealt_with_does_not_end_the_reading(
+    desk: Desk, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = desk.client()
+    client.send(hello("g"))
+    client.send(frame_of([codec.encode((REPLY, 0, "raise"))], 0))
+    client.send(reply("after"))
+    assert desk.next()[1][2] == "after"
+    assert "could not be dealt with" in caplog.text
+
+
+def test_only_this_process_can_stop_it(desk: Desk) -> None:
+    client = desk.client()
+    client.send(b"stop")
+    client.send(hello("g"))
+    client.send(reply("goes on"))
+    assert desk.next()[1][2] == "goes on"
+
+
+def test_a_frame_that_was_held_up_is_known_to_be_late(desk: Desk) -> None:
+    client = desk.client()
+    client.send(hello("g"))
+    now = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+    client.send(reply("a", now))
+    client.send(reply("b", now - 15_000_000_000))
+    late = {message[2]: late for _, message, late in (desk.heard.get(timeout=5) for _ in "ab")}
+    # The greeting's stamp of 0 is slower than any, so `a` sets the pace.
+    assert late["a"] < 0.5
+    assert 14.0 < late["b"] < 16.0
+
+
+def test_lateness_needs_no_common_clock_and_follows_a_slow_drift() -> None:
+    connection = Connection(b"")
+    assert connection.late_by(1_000_000.0, 5.0) == 0
+    assert connection.late_by(1_000_001.0, 6.0) == 0
+    assert connection.late_by(1_000_001.0, 6.5) == 0.5
+    assert connection.late_by(1_000_100.0, 120.0) == 15.0
+    assert connection.late_by(1_000_115.0, 120.0) == 0
+
+
+def test_what_is_kept_of_a_peer_can_be_forgotten(desk: Desk) -> None:
+    clients = [desk.client() for _ in range(3)]
+    for lane, client in enumerate(clients, 1):
+        client.send(hello("g", lane=lane))
+        client.send(reply(lane))
+        desk.next()
+    assert len(desk.reader._connections) == 3
+    desk.reader.forget("g")
+    assert desk.reader._connections == {}
+    assert desk.reader._newest == {}
+    clients[2].send(reply("nobody knows me"))
+    assert desk.wait_for("before_hello", 1) == 1
+
+
+def test_connections_are_bounded(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flock.reader._MAX_CONNECTIONS", 5)
+    for number in range(12):
+        client = desk.client()
+        client.send(hello(f"g{number}"))
+        client.send(reply(number))
+        desk.next()
+    assert len(desk.reader._connections) == 5
+    assert len(desk.reader._newest) <= 6
+
+
+def test_closing_twice_or_unstarted_is_harmless() -> None:
+    context: zmq.Context[Any] = zmq.Context()
+    reader = Reader(context, codec, known=None, heard_hello=lambda *_: None, heard=lambda *_: None)
+    reader.close()
+    context.destroy(linger=0)
