@@ -14,6 +14,7 @@ that it surely did not run.
 from __future__ import annotations
 
 import logging
+import struct
 import threading
 import time
 from collections import deque
@@ -280,6 +281,16 @@ class Flusher:
         if thread is not None:
             self._woken.put(None)
             thread.join()
+
+
+def monitor_event(frames: list[bytes]) -> tuple[int, int]:
+    """Return what a socket's monitor tells: an event of libzmq and its value.
+
+    Read by ourselves: pyzmq's module for it imports asyncio, a tenth of what
+    every command takes to start. Source: zmq_socket_monitor(3).
+    """
+    event, value = struct.unpack("=Hi", frames[0])
+    return event, value
 
 
 def lane_socket(

@@ -18,7 +18,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 import zmq
-from zmq.utils.monitor import parse_monitor_message
 
 from flock import __version__
 from flock.actor import Actor
@@ -28,7 +27,7 @@ from flock.directory import Directory
 from flock.dispatch import Dispatcher
 from flock.errors import NodeDownError, NodeNotFound, RegistryError, UsageError
 from flock.failures import error_of
-from flock.lanes import lane_socket
+from flock.lanes import lane_socket, monitor_event
 from flock.messages import (
     ACCEPTED,
     BATCH,
@@ -424,7 +423,8 @@ class Node:
                 socket.connect(record.address)
                 if not monitor.poll(int(_PROBE_WITHIN * 1000)):
                     return False
-                return bool(parse_monitor_message(monitor.recv_multipart())["event"] & good)
+                event, _ = monitor_event(monitor.recv_multipart())
+                return bool(event & good)
             finally:
                 # Before the one who listens goes: libzmq would wait for him for ever.
                 socket.disable_monitor()
