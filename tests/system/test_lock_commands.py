@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import signal
 import time
 from collections.abc import Iterator
@@ -203,6 +204,32 @@ def test_a_failed_run_keeps_its_slot_until_it_is_good_again(flockctl):
     (row,) = flockctl("run", "bender0", "--json").value
     assert row["report"]["locks"][0]["token"] > first["token"]
     assert rows(flockctl) == []
+
+
+def test_a_lock_may_live_in_another_ensemble_and_count_a_part_of_the_machines(
+    alone, zookeeper_hosts
+):
+    lockid = f"web-{secrets.token_hex(4)}"
+    alone.recipe(
+        "default",
+        f"""
+        from flock.recipe import clocker
+        clocker('there', lockid='{lockid}', zookeeper='{zookeeper_hosts}', lockwait=0)
+        clocker('part', slots='10%', among='recipes:cb*', lockwait=0)
+        """,
+    )
+    alone.node("bender0", "--run-list", "recipe[cb]")
+    other = new_registry(f"zookeeper://{zookeeper_hosts}")
+    other.open()
+    lock = other.acquire(lockid, LockOwner("leela", "here"))
+    (row,) = alone("run", "bender0", "--json").value
+    there, part = row["report"]["locks"]
+    assert (there["state"], there["holder"]["owner"]) == ("not held", "leela")
+    assert part["state"] == "held"
+    lock.release()
+    (row,) = alone("run", "bender0", "--json").value
+    assert row["report"]["locks"][0]["state"] == "held"
+    other.close()
 
 
 # --- in Python ----------------------------------------------------------------------
