@@ -745,5 +745,5 @@ def _refuses_connections(address: str) -> bool:
             return False
     except ConnectionRefusedError:
         return True
-    except OSError:
-        return False
+    except (OSError, ValueError, OverflowError):
+        return False  # also what is no address at all
