@@ -38,7 +38,11 @@ def thing(name: Any = "x", **properties: Any) -> Thing:
 def test_a_resource_knows_its_name_place_and_recipe():
     made = thing("a [b] c", size=3, retries=2)
 
-    assert (str(made), made.where, made.declared_in) == ("thing[a [b] c]", "recipe.py:7", "cb::default")
+    assert (str(made), made.where, made.declared_in) == (
+        "thing[a [b] c]",
+        "recipe.py:7",
+        "cb::default",
+    )
     assert (made.size, made.retries, made.label, made.home_cookbook) == (3, 2, "a [b] c", "cb")
     assert made.wanted_actions == ("make",)
 
