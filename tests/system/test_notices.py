@@ -529,8 +529,11 @@ def test_a_single_converge_sends_its_notices_before_it_ends(fleet):
             str(fleet.folder / "bender0" / "cookbooks"),
             "--run-list",
             "cb",
+            "--state-dir",
+            str(fleet.folder / "bender0" / "state"),
             "--json",
         )
+        assert ended.code == 0, ended.err
         assert len(ended.value["notices"]) == 1
         assert "not sent" not in ended.err
 
