@@ -65,11 +65,16 @@ def test_a_run_carries_the_chains_of_all_who_wait_for_it() -> None:
 
 def test_an_order_that_comes_from_the_run_that_goes_on_is_refused() -> None:
     chains = RunChains("bender0")
-    ordered: list[str] = []
+    ordered: list[Ordered] = []
+
+    def order() -> Ordered:
+        ordered.append(Ordered("r2"))
+        return ordered[-1]
+
     with chains.around(Ordered("r1")):
         current.chain = (*current.chain, ("bender1", "flock_api", 3))
         with pytest.raises(DeadlockError, match="run r1 here would wait"):
-            chains.order_and_wait(lambda: ordered.append("no") or Ordered("r2"))
+            chains.order_and_wait(order)
     assert ordered == []
 
 

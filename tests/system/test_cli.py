@@ -477,8 +477,8 @@ def test_converge_runs_once_here_and_reports_without_being_listed(flockctl):
         file('{here}/nodes', content=repr(list(FlockOfChefs)))
         """,
     )
-    own = ("--name", "fry", "--cookbooks", str(flockctl.cookbooks))
-    own += ("--state-dir", str(flockctl.folder / "fry"))
+    state = str(flockctl.folder / "fry")
+    own = ("--name", "fry", "--cookbooks", str(flockctl.cookbooks), "--state-dir", state)
     words = ("converge", *own, "--run-list", "recipe[cb]")
 
     foreseen = flockctl(*words, "--why-run")
