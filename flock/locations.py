@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flock.node_objects import NodeObjects
+from flock.search import flatten_head
 from registry.contract import Registry
 
 
@@ -32,7 +33,14 @@ def find_nodes(registry: Registry, location: Mapping[str, Any]) -> list[str]:
     environment = location.get("environment")
     found: list[str] = []
     for each in objects.search(query) if query else objects.read_all():
-        head = each.flat(head_only=True)
+        head = flatten_head(
+            name=each.name,
+            environment=each.environment,
+            run_list=each.run_list,
+            roles=each.roles,
+            recipes=each.recipes,
+            tags=each.tags,
+        )
         if (
             set(roles) <= set(head["roles"])
             and set(recipes) <= set(head["recipes"])
