@@ -11,7 +11,7 @@ READY := $(VENV)/.ready
 SHELL := /bin/sh
 
 .DEFAULT_GOAL := help
-.PHONY: help setup venv demo test lint bench-locks chaos-locks bench bench-calls bench-notices clean
+.PHONY: help setup venv demo test lint bench-locks chaos-locks bench bench-calls bench-notices bench-search clean
 
 help: ## list the targets
 	@echo "Targets:"
@@ -67,6 +67,9 @@ bench-locks: $(READY) ## our locks beside kazoo's on a local ZooKeeper, as ratio
 
 bench-notices: $(READY) ## how long a notice takes from one node's change to another's action
 	@$(BIN)/python scripts/bench_notices.py $(ARGS)
+
+bench-search: $(READY) ## names, find and search over 100, 1,000 and 5,000 nodes on ZooKeeper
+	@$(BIN)/python scripts/bench_search.py $(ARGS)
 
 SECONDS ?= 600
 chaos-locks: $(READY) ## break processes, servers and links under locks for SECONDS=600

@@ -22,7 +22,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from flock.errors import BusyError, NodeNotFound, UsageError, VersionConflict
-from flock.search import flatten, flatten_head, parse
+from flock.search import Query, flatten, flatten_head, parse
 from registry.contract import MAX_DOCUMENT_BYTES, Document, Registry
 from registry.records import encode
 
@@ -146,9 +146,9 @@ class NodeObject:
             "tags": self.tags,
         }
 
-    def flat(self, *, head_only: bool) -> dict[str, list[str]]:
-        """Return the fields that a query is asked of; with the body unless `head_only`."""
-        head = flatten_head(
+    def flat_head(self) -> dict[str, list[str]]:
+        """Return the fields of the head, for a query."""
+        return flatten_head(
             name=self.name,
             environment=self.environment,
             run_list=self.run_list,
@@ -156,7 +156,13 @@ class NodeObject:
             recipes=self.recipes,
             tags=self.tags,
         )
-        return head if head_only else flatten(self.attributes) | head
+
+    def is_meant(self, query: Query) -> bool:
+        """Say whether a query means this node; reads the body only if the head cannot tell."""
+        head = self.flat_head()
+        if query.head_only or not query.may_match(head):
+            return query.matches(head)
+        return query.matches(flatten(self.attributes, query.wanted) | head)
 
     def _loaded(self) -> Mapping[str, Any]:
         if self._body is None:
@@ -203,8 +209,8 @@ class NodeObjects:
     def search(self, query: str) -> list[NodeObject]:
         """Return the node objects that a query means, sorted by name.
 
-        Heads are read for all nodes; bodies only if the query asks for more
-        than heads hold.
+        Heads are read for all nodes; bodies only of those whose heads leave
+        the answer open.
 
         Args:
             query: see `flock.search`.
@@ -213,16 +219,15 @@ class NodeObjects:
             UsageError: it is no query.
             RegistryUnavailable: that cannot be known now.
         """
-        wanted = parse(query)
-        if wanted.head_only:
-            return [
-                found for found in self.read_all() if wanted.matches(found.flat(head_only=True))
-            ]
+        asked = parse(query)
+        heads = [found for found in self.read_all() if asked.may_match(found.flat_head())]
+        if asked.head_only:
+            return heads
         return [
             found
-            for some in _chunks(list(self.read_all()), _BODIES_AT_ONCE)
+            for some in _chunks(heads, _BODIES_AT_ONCE)
             for found in self._with_bodies(some)
-            if wanted.matches(found.flat(head_only=False))
+            if found.is_meant(asked)
         ]
 
     def _with_bodies(self, objects: Sequence[NodeObject]) -> Iterator[NodeObject]:

@@ -58,10 +58,12 @@ _ANYWHERE = ("name", "tags", "roles", "fqdn", "addresses")
 
 _MAX_EDITS = 2
 _MAX_LENGTH = 10_000
+_WILDCARD = re.compile(r"(?<!\\)(?:\\\\)*[*?]")
 _TOKEN = re.compile(r"\\(.)|([*?])|([^\\*?]+)|\\", re.DOTALL)
 
 _Test: TypeAlias = Callable[[str], bool]
-_Matcher: TypeAlias = Callable[[Flat], bool]
+_Matcher: TypeAlias = Callable[[Flat, bool], bool | None]
+"""Answers for a node's fields; where only those of its head are given, None for "cannot tell"."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,13 +84,28 @@ class Query:
         """True if heads of node objects are enough to answer."""
         return self.fields <= HEAD_FIELDS
 
+    @property
+    def wanted(self) -> frozenset[str] | None:
+        """The fields that `flatten` must give for an answer; None for all."""
+        if any(_WILDCARD.search(field) for field in self.fields):
+            return None
+        return frozenset(_literal(field) for field in self.fields)
+
     def matches(self, flat: Flat) -> bool:
         """Say whether a node with these fields is meant.
 
         Args:
-            flat: what `flatten` made.
+            flat: what `flatten` and `flatten_head` made.
         """
-        return self._matcher(flat)
+        return self._matcher(flat, False) is True
+
+    def may_match(self, head: Flat) -> bool:
+        """Say whether a node with this head may be meant; False is certain.
+
+        Args:
+            head: what `flatten_head` made.
+        """
+        return self._matcher(head, True) is not False
 
 
 def parse(query: str) -> Query:
@@ -118,7 +135,9 @@ def parse(query: str) -> Query:
     return Query(query, frozenset(reader.fields), matcher)
 
 
-def flatten(attributes: Mapping[str, Any]) -> dict[str, list[str]]:
+def flatten(
+    attributes: Mapping[str, Any], wanted: frozenset[str] | None = None
+) -> dict[str, list[str]]:
     """Turn nested attributes into fields as Chef's index has them.
 
     A value stands under its keys joined with `_`, and under its last key
@@ -127,29 +146,31 @@ def flatten(attributes: Mapping[str, Any]) -> dict[str, list[str]]:
 
     Args:
         attributes: plain data.
+        wanted: the fields to give; None for all.
     """
     flat: dict[str, list[str]] = {}
 
-    def add(path: tuple[str, ...], value: object) -> None:
-        text = value if isinstance(value, str) else _text(value)
-        joined = "_".join(path)
-        flat.setdefault(joined, []).append(text)
-        if len(path) > 1 and path[-1] != joined:
-            flat.setdefault(path[-1], []).append(text)
+    def add(joined: str, last: str, value: object) -> None:
+        if wanted is None or joined in wanted:
+            flat.setdefault(joined, []).append(_text(value))
+        if last != joined and (wanted is None or last in wanted):
+            flat.setdefault(last, []).append(_text(value))
 
-    def walk(path: tuple[str, ...], value: object) -> None:
-        if isinstance(value, Mapping):
+    def walk(joined: str, last: str, value: object) -> None:
+        if isinstance(value, dict):
             for key, inner in value.items():
-                if path:
-                    add(path, key)
-                walk((*path, str(key)), inner)
-        elif isinstance(value, list | tuple):
+                if joined:
+                    add(joined, last, key)
+                    walk(f"{joined}_{key}", key, inner)
+                else:
+                    walk(key, key, inner)
+        elif isinstance(value, list):
             for inner in value:
-                walk(path, inner)
-        elif path:
-            add(path, value)
+                walk(joined, last, inner)
+        else:
+            add(joined, last, value)
 
-    walk((), attributes)
+    walk("", "", attributes)
     return flat
 
 
@@ -202,6 +223,8 @@ def _both_names(recipes: Iterable[str]) -> list[str]:
 
 def _text(value: object) -> str:
     """Write a value as Chef's index does."""
+    if isinstance(value, str):
+        return value
     if value is None:
         return ""
     if isinstance(value, bool):
@@ -227,16 +250,13 @@ class _Reader:
         if isinstance(tree, kinds.Group | kinds.FieldGroup | kinds.Boost):
             return self.read(tree.children[0], field)
         if isinstance(tree, kinds.AndOperation):
-            parts = [self.read(child, field) for child in tree.children]
-            return lambda flat: all(part(flat) for part in parts)
+            return _all_of([self.read(child, field) for child in tree.children])
         if isinstance(tree, kinds.UnknownOperation):
             return self._side_by_side(tree.children, field)
         if isinstance(tree, kinds.OrOperation):
-            parts = [self.read(child, field) for child in tree.children]
-            return lambda flat: any(part(flat) for part in parts)
+            return _any_of([self.read(child, field) for child in tree.children])
         if isinstance(tree, kinds.Not | kinds.Prohibit):
-            refused = self.read(tree.children[0], field)
-            return lambda flat: not refused(flat)
+            return _not(self.read(tree.children[0], field))
         if isinstance(tree, kinds.Plus):
             return self.read(tree.children[0], field)
         return self._leaf(tree, field)
@@ -255,12 +275,9 @@ class _Reader:
             else:
                 wanted.append(matcher)
 
-        def matches(flat: Flat) -> bool:
-            if not all(part(flat) for part in (*required, *refused)):
-                return False
-            return bool(required) or not wanted or any(part(flat) for part in wanted)
-
-        return matches
+        if wanted and not required:
+            required.append(_any_of(wanted))
+        return _all_of([*required, *refused])
 
     def _leaf(self, tree: Any, field: str | None) -> _Matcher:
         """Read what stands at the end of a branch."""
@@ -268,21 +285,26 @@ class _Reader:
             return self._anywhere(tree)
         if field == "*":
             if str(tree) == "*":
-                return lambda _: True
+                return lambda _, __: True
             raise UsageError(f"'*:{tree}' names no field; only '*:*' is understood, for everything")
         self.fields.add(field)
         test = _value_test(tree)
-        if "*" not in field and "?" not in field:
+        if not _WILDCARD.search(field):
             name = _literal(field)
+            is_in_head = name in HEAD_FIELDS
 
-            def matches(flat: Flat) -> bool:
+            def matches(flat: Flat, head_only: bool) -> bool | None:
+                if head_only and not is_in_head:
+                    return None
                 return any(map(test, flat.get(name, ())))
 
             return matches
         fits = _pattern(field).fullmatch
 
-        def matches_any(flat: Flat) -> bool:
-            return any(fits(key) and any(map(test, values)) for key, values in flat.items())
+        def matches_any(flat: Flat, head_only: bool) -> bool | None:
+            # The body may have further fields that fit.
+            found = any(fits(key) and any(map(test, values)) for key, values in flat.items())
+            return found or (None if head_only else False)
 
         return matches_any
 
@@ -301,7 +323,46 @@ class _Reader:
             test = lambda text: part in text  # noqa: E731
         else:
             test = _value_test(tree)
-        return lambda flat: any(any(map(test, flat.get(name, ()))) for name in _ANYWHERE)
+
+        def matches(flat: Flat, head_only: bool) -> bool | None:
+            found = any(any(map(test, flat.get(name, ()))) for name in _ANYWHERE)
+            return found or (None if head_only else False)
+
+        return matches
+
+
+def _all_of(parts: Sequence[_Matcher]) -> _Matcher:
+    def matches(flat: Flat, head_only: bool) -> bool | None:
+        answer: bool | None = True
+        for part in parts:
+            one = part(flat, head_only)
+            if one is False:
+                return False
+            answer = answer and one
+        return answer
+
+    return matches
+
+
+def _any_of(parts: Sequence[_Matcher]) -> _Matcher:
+    def matches(flat: Flat, head_only: bool) -> bool | None:
+        answer: bool | None = False
+        for part in parts:
+            one = part(flat, head_only)
+            if one:
+                return True
+            answer = None if one is None else answer
+        return answer
+
+    return matches
+
+
+def _not(part: _Matcher) -> _Matcher:
+    def matches(flat: Flat, head_only: bool) -> bool | None:
+        one = part(flat, head_only)
+        return None if one is None else not one
+
+    return matches
 
 
 def _value_test(tree: Any) -> _Test:
@@ -338,7 +399,7 @@ def _value_test(tree: Any) -> _Test:
 def _word_test(word: str) -> _Test:
     if word == "*":
         return lambda _: True
-    if not re.search(r"(?<!\\)(\\\\)*[*?]", word):
+    if not _WILDCARD.search(word):
         literal = _literal(word)
         return lambda text: text == literal or (" " in text and literal in text.split())
     fits = _pattern(word).fullmatch

@@ -5,20 +5,19 @@ import pytest
 from flock.errors import UsageError
 from flock.search import flatten, flatten_head, parse
 
-WEB = flatten(
-    {
-        "platform": "debian",
-        "platform_version": "12",
-        "fqdn": "web1.example.org",
-        "kernel": {"release": "6.1.0-18-amd64", "modules": {"ext4": {"size": 12}}},
-        "memory": {"total": 2048},
-        "network": {"interfaces": {"eth0": {"addresses": ["10.0.0.1", "fe80::1"]}}},
-        "motd": "be  nice to machines",
-        "loaded": True,
-        "nothing": None,
-        "filesystem": {"/var": {"used": "91.5"}},
-    }
-) | flatten_head(
+ATTRIBUTES = {
+    "platform": "debian",
+    "platform_version": "12",
+    "fqdn": "web1.example.org",
+    "kernel": {"release": "6.1.0-18-amd64", "modules": {"ext4": {"size": 12}}},
+    "memory": {"total": 2048},
+    "network": {"interfaces": {"eth0": {"addresses": ["10.0.0.1", "fe80::1"]}}},
+    "motd": "be  nice to machines",
+    "loaded": True,
+    "nothing": None,
+    "filesystem": {"/var": {"used": "91.5"}},
+}
+HEAD = flatten_head(
     name="web1",
     environment="prod",
     run_list=["role[web]", "recipe[ntp]", "apache2::mod_ssl"],
@@ -26,6 +25,7 @@ WEB = flatten(
     recipes=["ntp::default", "apache2::mod_ssl", "apache2::default"],
     tags=["blue", "rack 7"],
 )
+WEB = flatten(ATTRIBUTES) | HEAD
 
 MATCHING = [
     "*:*",
@@ -146,14 +146,12 @@ NOT_MATCHING = [
 ]
 
 
-@pytest.mark.parametrize("query", MATCHING)
-def test_a_query_finds_the_node(query):
-    assert parse(query).matches(WEB)
+def test_these_queries_find_the_node():
+    assert [query for query in MATCHING if not parse(query).matches(WEB)] == []
 
 
-@pytest.mark.parametrize("query", NOT_MATCHING)
-def test_a_query_does_not_find_the_node(query):
-    assert not parse(query).matches(WEB)
+def test_these_queries_do_not_find_the_node():
+    assert [query for query in NOT_MATCHING if parse(query).matches(WEB)] == []
 
 
 @pytest.mark.parametrize(
@@ -195,6 +193,51 @@ def test_what_is_no_query_is_refused_in_one_line(query, says):
 )
 def test_a_query_knows_whether_heads_are_enough(query, head_only):
     assert parse(query).head_only is head_only
+
+
+def test_no_head_of_a_node_that_is_meant_rules_it_out():
+    assert [query for query in MATCHING if not parse(query).may_match(HEAD)] == []
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "roles:db AND platform:debian",
+        "platform:debian AND NOT roles:web",
+        "NOT (roles:web OR platform:fedora)",
+        "+roles:db platform:debian",
+        "platform:debian -roles:web",
+        "roles:(db AND cache) AND web1",
+    ],
+)
+def test_a_head_that_settles_the_answer_spares_the_body(query):
+    assert not parse(query).may_match(HEAD)
+    assert not parse(query).matches(WEB)
+
+
+@pytest.mark.parametrize(
+    "query", ["platform:fedora", "NOT platform:debian", "roles:db OR platform:fedora", "plat*:x"]
+)
+def test_a_head_that_leaves_the_answer_open_does_not_spare_it(query):
+    assert parse(query).may_match(HEAD)
+    assert not parse(query).matches(WEB)
+
+
+def test_the_fields_that_a_query_wants_are_enough_for_it():
+    asked = [parse(query) for query in (*MATCHING, *NOT_MATCHING)]
+    differing = [
+        query.text
+        for query in asked
+        if query.matches(flatten(ATTRIBUTES, query.wanted) | HEAD) != query.matches(WEB)
+    ]
+    assert differing == []
+
+
+def test_only_the_wanted_fields_are_given():
+    nested = {"a": {"b": {"c": [1, {"d": 2}]}}, "e": 5}
+    assert flatten(nested, frozenset({"c", "a_b"})) == {"a_b": ["c"], "c": ["1", "d"]}
+    assert parse("a:1 AND b*:2").wanted is None
+    assert parse(r"a:1 AND b\*:2").wanted == {"a", "b*"}
 
 
 def test_a_key_is_a_value_of_its_table_and_a_value_stands_under_its_last_key_too():
