@@ -38,6 +38,8 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "lock": ("flock.ctl.lock_command", "run a command while a lock is held"),
     "locks": ("flock.ctl.locks_command", "list who holds which lock, and who waits"),
     "unlock": ("flock.ctl.locks_command", "take a lock from its holder"),
+    "dishes": ("flock.ctl.dishes_command", "list recipes, and what cleans up after each"),
+    "wash": ("flock.ctl.dishes_command", "clean up after recipes that left the run list"),
     "cancel": ("flock.ctl.runs_command", "end the run that goes on at a node"),
     "converge": ("flock.ctl.converge_command", "converge here, once, without being a node"),
 }

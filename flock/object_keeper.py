@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from flock.converge.attributes import with_values
 from flock.errors import FlockError, RegistryUnavailable
 from flock.journal import Journal
 from flock.node_objects import Home, NodeObjects, check_size
@@ -149,20 +150,43 @@ class ObjectKeeper:
                 logger.warning("the node object is saved in the journal for now: %s", error)
                 self._save_later()
 
+    def save_values(
+        self, node_object: dict[str, Any], path: Sequence[str], values: dict[str, Any]
+    ) -> None:
+        """Keep some normal attributes at once; in an outage they reach the registry later.
+
+        Raises:
+            DocumentTooLarge, BusyError, JournalError: as in `save`.
+        """
+        with self._lock:
+            known = node_object | (self._journal.recall(_OBJECT) or {})
+            known = known | {"normal": with_values(known["normal"], path, values)}
+            check_size(known, self._home)
+            self._journal.remember(_OBJECT, known)
+            self._journal.remember(_UNSAVED, True)
+            try:
+                self._save_what_is_left()
+            except RegistryUnavailable as error:
+                logger.warning("attributes are saved in the journal for now: %s", error)
+                self._save_later()
+
     # --- inside; the lock is held
 
     def _save_what_is_left(self) -> None:
         """Bring to the registry what is not there yet."""
         if self._objects is None or not self._journal.recall(_UNSAVED, False):
             return
+        known = self._journal.recall(_OBJECT)
         saved = self._objects.save(
-            self._journal.recall(_OBJECT) | {"run_list": self._known_run_list()},
+            known | {"run_list": self._known_run_list()},
             self._home,
             base=self._journal.recall(_BASE, {}),
             with_run_list=self._owns_run_list(),
         )
         self._note_run_list(saved["run_list"])
-        self._note_normal(saved["normal"])
+        # Not what stands there now: a run that goes on has read no more than we know, and
+        # what others wrote since must not look as if the run had taken it back.
+        self._journal.remember(_BASE, known["normal"])
         self._journal.remember(_UNSAVED, False)
 
     def _owns_run_list(self) -> bool:

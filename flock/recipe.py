@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from flock.converge.resources.clocker import Clocker
     from flock.converge.resources.cron import Cron
     from flock.converge.resources.directory import Directory
+    from flock.converge.resources.dishes_dish import DishesDish
+    from flock.converge.resources.dishes_sink import DishesSink
     from flock.converge.resources.execute import Execute
     from flock.converge.resources.file import File
     from flock.converge.resources.git import Git
@@ -53,6 +55,8 @@ if TYPE_CHECKING:
     clocker = Clocker
     cron = Cron
     directory = Directory
+    dishes_dish = DishesDish
+    dishes_sink = DishesSink
     execute = Execute
     file = File
     git = Git
@@ -76,6 +80,8 @@ __all__ = [
     "clocker",
     "cron",
     "directory",
+    "dishes_dish",
+    "dishes_sink",
     "execute",
     "file",
     "find_resource",

@@ -60,6 +60,7 @@ STOCK_ACTORS: Mapping[str, str] = {
     "info": "actors.info:Info",
     "locker": "actors.locker:Locker",
     "resource_manager": "actors.resource_manager:ResourceManager",
+    "sink": "actors.sink:Sink",
 }
 """The actors that answer on every node."""
 
@@ -101,6 +102,7 @@ class Settings:
         splay: up to how much is added to each interval, by chance.
         delayed_after_failure: whether delayed notifications run after a
             failure, too, as in Chef.
+        auto_wash: whether the node washes dishes by itself after a run.
         actors: actors of this site beside the stock ones: `module:Class` by name.
         origins: where each setting came from; read it with `origin`.
     """
@@ -126,6 +128,7 @@ class Settings:
     run_lock: str | None = None
     splay: float = 0.0
     delayed_after_failure: bool = True
+    auto_wash: bool = True
     actors: Mapping[str, str] = field(default_factory=dict)
     origins: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
 
@@ -325,6 +328,7 @@ SETTINGS: Mapping[str, tuple[Reader, str]] = {
     "run_lock": (read_text, "the name of a lock"),
     "splay": (seconds(), _NOT_NEGATIVE),
     "delayed_after_failure": (read_flag, _YES_OR_NO),
+    "auto_wash": (read_flag, _YES_OR_NO),
     "actors": (actor_homes(STOCK_ACTORS), "a table of 'module:Class' by name"),
 }
 """Every setting by name: how it is read, and what is said when it cannot be."""

@@ -8,17 +8,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from flock.converge.condition import Question, Wait
-from flock.converge.provider import Machine
+from flock.converge.provider import Machine, Skipped
 from flock.converge.resource import Resource
 from flock.errors import CallError, RegistryError, WaitTimeout
 
 log = logging.getLogger("flock.converge")
 
 _SHOWN_ANSWER = 200
-
-
-class Skipped(Exception):
-    """The resource is not converged; the text says why."""
 
 
 class Asking:

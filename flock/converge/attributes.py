@@ -86,6 +86,12 @@ class Attributes:
         """Return a level to write; `name` is one of `WRITABLE_LEVELS`."""
         return Level(self.levels[name], self._forget)
 
+    def set_normal(self, path: Sequence[str], values: Mapping[str, Any]) -> None:
+        """Set keys of a normal table, as `with_values` does."""
+        normal = self.levels["normal"]
+        normal.update(with_values(normal, path, values))
+        self._forget()
+
     def add_file(self, tables: Mapping[str, Any]) -> None:
         """Merge what an attribute file says: tables named after writable levels."""
         for level, table in tables.items():
@@ -160,6 +166,23 @@ def plain(value: Any, place: str) -> Any:
     if isinstance(value, datetime.date | datetime.time):
         return value.isoformat()
     raise TypeError(f"{place} is a {type(value).__name__}: attributes hold plain data only")
+
+
+def with_values(
+    table: Mapping[str, Any], path: Sequence[str], values: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return a copy of a table where keys of the table at `path` are set; None removes one."""
+    copied = dict(table)
+    if path:
+        inner = copied.get(path[0])
+        copied[path[0]] = with_values(inner if isinstance(inner, Mapping) else {}, path[1:], values)
+        return copied
+    for key, value in values.items():
+        if value is None:
+            copied.pop(key, None)
+        else:
+            copied[key] = plain(value, key)
+    return copied
 
 
 def look_up(attributes: Mapping[str, Any], path: str | None) -> Any:

@@ -39,12 +39,23 @@ class Collection:
 
     @contextlib.contextmanager
     def inserting_at(self, number: int) -> Iterator[None]:
-        """Put what is added inside before the resource of this number, in order."""
+        """Put what is added inside before the resource of this number, in order.
+
+        An error inside takes it all out again.
+        """
+        before, names = list(self._resources), dict(self._by_name)
         self._insert_at = number
         try:
             yield
+        except BaseException:
+            self._resources[:], self._by_name = before, names
+            raise
         finally:
             self._insert_at = None
+
+    def since(self, number: int, count: int) -> list[Resource]:
+        """Return so many resources from this number on."""
+        return self._resources[number : number + count]
 
     def find(self, name: str) -> Resource | None:
         """Return the resource of this name, `kind[name]`."""

@@ -134,6 +134,24 @@ class Compilation:
             self._recipe_stack.pop()
         return True
 
+    def beside(self) -> Compilation:
+        """Return an empty compilation of the same node and attributes.
+
+        What it includes is executed although it was executed here.
+        """
+        other = Compilation(
+            self.node,
+            self.environment,
+            self.run_list,
+            self.cookbooks,
+            self.attributes,
+            self.words,
+            self._cancellation,
+        )
+        other.roles = list(self.roles)
+        other.expanded_recipes = list(self.expanded_recipes)
+        return other
+
     def library(self, name: str, where: str) -> ModuleType:
         """Return a library of a cookbook that is in use.
 
@@ -160,6 +178,12 @@ class Compilation:
         """
         if not self._recipe_stack:
             raise RecipeError(f"{kind}[{name}] is declared outside a recipe", where)
+        return self.declare_alone(kind, name, properties, where)
+
+    def declare_alone(
+        self, kind: str, name: object, properties: Mapping[str, Any], where: str
+    ) -> Resource:
+        """Declare a resource that no recipe needs to have declared; otherwise as `declare`."""
         found = self.kinds.find(kind, where)
         resource: Resource = declare(found.resource, name, properties, where, self.current_recipe)
         self.resources.add(resource)

@@ -19,7 +19,9 @@ from flock.converge.cancellation import Cancellation
 from flock.converge.commands import Commands
 from flock.converge.compile import Compilation
 from flock.converge.cookbooks import Cookbooks
+from flock.converge.dishes import LEDGER, read_dishes, washing_with
 from flock.converge.events import Events
+from flock.converge.kept_cookbooks import KeptCookbooks
 from flock.converge.ledger import Ledger
 from flock.converge.locks import Locksmith, RunLocks
 from flock.converge.node_object import NodeObject
@@ -30,6 +32,7 @@ from flock.converge.report import RunState
 from flock.converge.resource import Resource
 from flock.converge.run import Run
 from flock.converge.runner import Runner
+from flock.converge.washing import Washing
 from flock.errors import FlockError, JournalError, RunCancelled, RunFailed, UsageError
 from flock.journal import Journal
 
@@ -145,6 +148,11 @@ class Cook:
             [] if standing is None else standing.expanded_recipes,
         )
 
+    def dishes(self) -> list[dict[str, Any]]:
+        """Return the machine's dishes as rows."""
+        normal = self._newest_attributes().levels["normal"]
+        return [dish.as_row() for dish in read_dishes(normal)]
+
     def settle_dead_runs(self) -> None:
         """Mark the runs of processes that died; the run lock is held."""
         for run_id in self._journal.settle_dead_runs():
@@ -164,7 +172,10 @@ class Cook:
             locks = self._new_locks(run)
             with _held(locks):
                 self._take_run_lock(run, locks)
-                self._converge(run, locks)
+                if run.wash is None:
+                    self._converge(run, locks)
+                else:
+                    self._wash(run, run.wash, locks)
 
         return self._outcome(run, deed)
 
@@ -182,7 +193,8 @@ class Cook:
     def announce(self, run: Run) -> None:
         """Tell everybody that a run is over."""
         final = run.report.as_data()
-        self._tell(run, "run ended", {"report": final})
+        unwashed = run.unwashed if run.state == "ok" else []
+        self._tell(run, "run ended", {"report": final, "unwashed": unwashed})
         _call(self._handlers.report if run.state == "ok" else self._handlers.exception, final)
         run.settle(final)
 
@@ -207,7 +219,8 @@ class Cook:
 
         def deed() -> None:
             locks = self._new_locks(run)
-            with standing.active(), self._around(run), _held(locks):
+            washing = self._new_washing(run, standing, standing, "only whole runs wash dishes")
+            with standing.active(), washing_with(washing), self._around(run), _held(locks):
                 self._new_runner(run, standing, locks).act_alone(found, action, trail)
 
         outcome = self._outcome(run, deed)
@@ -232,7 +245,7 @@ class Cook:
 
     def _take_up_run_list(self, run: Run) -> None:
         """Let a run of the node's own run list begin with the list as it stands now."""
-        if run.is_own:
+        if run.override_run_list is None:
             standing = self._node.run_list()
             if standing is not None:
                 self.run_list = list(standing)
@@ -252,14 +265,25 @@ class Cook:
         compilation = self._compilation(run.report.run_list, run.cancellation)
         self.newest = compilation
         run.report.recipes = compilation.recipes
+        washing = self._new_washing(
+            run,
+            compilation,
+            compilation,
+            "" if run.is_own else "an override run list says nothing of what is still in use",
+        )
         try:
             with self._around(run):
-                compilation.compile()
+                try:
+                    compilation.compile()
+                finally:
+                    if not run.why_run:
+                        washing.saw(compilation.recipes)
             if run.is_own and not run.why_run:
                 self.standing = compilation
+                washing.judge()
             runner = self._new_runner(run, compilation, locks)
-            self.runner = runner
-            with compilation.active(), self._around(run):
+            self.runner = washing.runner = runner
+            with compilation.active(), washing_with(washing), self._around(run):
                 if run.is_own:
                     runner.take_up_left_over()
                     if self._outbound is not None and not run.why_run:
@@ -272,7 +296,46 @@ class Cook:
             raise
         finally:
             self.runner = None
+        if run.is_own and not run.why_run:
+            run.unwashed = washing.unwashed_sinks()
         self._end(run, compilation, after_failure=False)
+
+    def _wash(self, run: Run, sinks: Sequence[str], locks: RunLocks) -> None:
+        """Compile the own run list to judge by it, and converge nothing but the washes."""
+        judged = self._compilation(run.report.run_list, run.cancellation)
+        with self._around(run):
+            judged.compile()
+        compilation = judged.beside()
+        self.newest = compilation
+        run.report.recipes = compilation.recipes
+        washing = self._new_washing(run, compilation, judged)
+        for sink in sinks:
+            compilation.declare_alone("dishes_sink", sink, {}, f"wash {sink}")
+        runner = self._new_runner(run, compilation, locks)
+        self.runner = washing.runner = runner
+        try:
+            with compilation.active(), washing_with(washing), self._around(run):
+                runner.converge()
+        except FlockError:
+            self._end(run, compilation, after_failure=True)
+            raise
+        finally:
+            self.runner = None
+        self._end(run, compilation, after_failure=False)
+
+    def _new_washing(
+        self, run: Run, compilation: Compilation, judged: Compilation, refusal: str = ""
+    ) -> Washing:
+        """Make what washes a run's dishes; in a why-run nothing is written."""
+
+        def write(records: Mapping[str, dict[str, Any] | None]) -> None:
+            if not run.why_run:
+                self._node.save_values(
+                    compilation.attributes, LEDGER, dict(records), self.node_object()
+                )
+
+        kept = KeptCookbooks(self._state_dir / "dishes", Cookbooks(self._cookbooks.folder))
+        return Washing(compilation, judged, kept, write, refusal)
 
     def _new_locks(self, run: Run) -> RunLocks:
         """Make what holds a run's locks."""
@@ -289,7 +352,7 @@ class Cook:
         machine = Machine(
             self._commands,
             run.cancellation,
-            files=self._cookbooks,
+            files=compilation.cookbooks,
             attributes=lambda: compilation.merged_attributes,
             state_dir=self._state_dir,
             why_run=run.why_run,
@@ -334,7 +397,8 @@ class Cook:
             self._node.name,
             self._node.environment,
             run_list,
-            self._cookbooks,
+            # Its own: what a wash brings in is there for one run.
+            Cookbooks(self._cookbooks.folder),
             self._node.attributes(),
             self._words,
             cancellation,

@@ -26,6 +26,12 @@ class Cookbooks:
 
     def __init__(self, folder: Path | None) -> None:
         self.folder = folder
+        self._kept: dict[str, Path] = {}
+
+    def fall_back_to(self, folder: Path) -> None:
+        """Use the cookbooks of another folder for what is not in the first one."""
+        for path in sorted(folder.iterdir()):
+            self._kept.setdefault(path.name, path)
 
     def names(self) -> list[str]:
         """Return the cookbooks that are there, sorted."""
@@ -46,6 +52,8 @@ class Cookbooks:
         cookbook, _, name = recipe.partition("::")
         recipes = self.cookbook_path(cookbook, where) / "recipes"
         path = recipes / f"{name}.py"
+        if not path.is_file() and cookbook in self._kept:
+            path = self._kept[cookbook] / "recipes" / f"{name}.py"
         if not path.is_file():
             known = [each.stem for each in recipes.glob("*.py")]
             raise RecipeError(
@@ -60,19 +68,20 @@ class Cookbooks:
         Raises:
             RecipeError: it is not there; says what is near.
         """
+        found = self._home(cookbook)
+        if found is not None:
+            return found
         if self.folder is None:
             raise RecipeError(f"no cookbook {cookbook!r}: no folder of cookbooks is set", where)
-        path = self.folder / cookbook
-        if not path.is_dir():
-            near = nearest(cookbook, self.names())
-            raise RecipeError(f"no cookbook {cookbook!r} in {self.folder}{near}", where)
-        return path
+        near = nearest(cookbook, self.names())
+        raise RecipeError(f"no cookbook {cookbook!r} in {self.folder}{near}", where)
 
     def attribute_files(self, cookbook: str) -> list[Path]:
         """Return a cookbook's attribute files, `default.toml` first."""
-        if self.folder is None:
+        home = self._home(cookbook)
+        if home is None:
             return []
-        found = sorted((self.folder / cookbook / "attributes").glob("*.toml"))
+        found = sorted((home / "attributes").glob("*.toml"))
         return sorted(found, key=lambda path: path.stem != "default")
 
     def attribute_tables(self, path: Path) -> dict[str, Any]:
@@ -90,9 +99,8 @@ class Cookbooks:
 
     def library_files(self, cookbook: str) -> list[Path]:
         """Return a cookbook's library files, sorted by name."""
-        if self.folder is None:
-            return []
-        return sorted((self.folder / cookbook / "libraries").glob("*.py"))
+        home = self._home(cookbook)
+        return [] if home is None else sorted((home / "libraries").glob("*.py"))
 
     def path(self, cookbook: str, folder: str, source: str) -> Path:
         """Return a template or file that came with a cookbook.
@@ -104,9 +112,11 @@ class Cookbooks:
             RecipeError: it is in neither.
         """
         base = self.cookbook_path(cookbook, "") / folder
-        for path in (base / source, base / "default" / source):
-            if path.is_file():
-                return path
+        bases = [base, *([self._kept[cookbook] / folder] if cookbook in self._kept else [])]
+        for each in bases:
+            for path in (each / source, each / "default" / source):
+                if path.is_file():
+                    return path
         known = [str(each.relative_to(base)) for each in base.rglob("*") if each.is_file()]
         raise RecipeError(f"cookbook {cookbook!r} has no {folder}/{source}{nearest(source, known)}")
 
@@ -156,6 +166,12 @@ class Cookbooks:
             _table(table, "default_attributes", path),
             _table(table, "override_attributes", path),
         )
+
+    def _home(self, cookbook: str) -> Path | None:
+        """Return a cookbook's folder, None if it is not there."""
+        if self.folder is not None and (self.folder / cookbook).is_dir():
+            return self.folder / cookbook
+        return self._kept.get(cookbook)
 
     def _beside(self, folder: str, name: str) -> Path | None:
         """Return a file beside the folder of cookbooks."""

@@ -4,7 +4,7 @@ An event is plain data: `event`, `node`, `run_id` and `time`, and
 
 - `run queued` (on the thread of its caller; never for a run that starts at
   once), `run waiting` with the `holder` of the run lock, `run started` with
-  `run_list`, `run ended` with the `report`;
+  `run_list`, `run ended` with the `report` and the `unwashed` sinks;
 - `notification taken up` with `resource`, `action`, `notified_by`, `from_run`
   and `maybe_unchanged`: left by a run that did not come to its end;
 - `resource started`, `resource changed`, `resource unchanged`, `resource

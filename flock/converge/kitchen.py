@@ -204,6 +204,29 @@ class Kitchen:
             )
         )
 
+    def order_wash(self, asked_by: str, sinks: Sequence[str], why_run: bool = False) -> Run:
+        """Order a run that washes the dirty dishes of some sinks, and does nothing else.
+
+        Dirty is judged by the node's own run list as it is then.
+
+        Args:
+            asked_by: who wants it, for the report.
+            sinks: which.
+            why_run: name the dishes that would be washed.
+
+        Raises:
+            BusyError: as in `order_run`.
+        """
+        return self._queue.join_or_add(
+            lambda: Run(
+                self.name, asked_by, self.run_list, None, why_run, self._run_lock, list(sinks)
+            )
+        )
+
+    def dishes(self) -> list[dict[str, Any]]:
+        """Return the machine's dishes as rows, in order of first use."""
+        return self._cook.dishes()
+
     def converge(
         self,
         asked_by: str,

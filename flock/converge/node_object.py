@@ -80,3 +80,18 @@ class NodeObject:
             normal = plain(attributes.levels["normal"], "normal")
             self._journal.remember(_SENSITIVE_FACT, only(normal, self._sensitive))
         self._store.save(data)
+
+    def save_values(
+        self,
+        attributes: Attributes,
+        path: Sequence[str],
+        values: dict[str, Any],
+        data: dict[str, Any],
+    ) -> None:
+        """Set some normal attributes, and keep them at once, whatever becomes of the run.
+
+        Raises:
+            FlockError: the journal or the store could not keep it.
+        """
+        self._store.save_values(data, path, values)
+        attributes.set_normal(path, values)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
+from flock.converge.attributes import with_values
 from flock.journal import Journal
 
 
@@ -32,6 +34,17 @@ class NodeStore(Protocol):
                 `attributes` (all merged); nothing sensitive is in it.
         """
 
+    def save_values(
+        self, node_object: dict[str, Any], path: Sequence[str], values: dict[str, Any]
+    ) -> None:
+        """Keep some normal attributes at once, in the middle of a run, and nothing else.
+
+        Args:
+            node_object: the whole one as it stands, for a store that has none yet.
+            path: the table they stand in.
+            values: by key; None removes one.
+        """
+
 
 class JournalStore:
     """Keeps the node object in the journal."""
@@ -52,3 +65,13 @@ class JournalStore:
         """Keep the node object, and the normal attributes apart from it."""
         self._journal.remember("node_object", node_object)
         self._journal.remember("normal_attributes", node_object["normal"])
+
+    def save_values(
+        self,
+        node_object: dict[str, Any],  # noqa: ARG002 - here they stand apart from it
+        path: Sequence[str],
+        values: dict[str, Any],
+    ) -> None:
+        """Keep some normal attributes at once."""
+        normal = with_values(self.normal_attributes(), path, values)
+        self._journal.remember("normal_attributes", normal)

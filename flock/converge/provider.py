@@ -72,6 +72,13 @@ class Outcome:
     diff: str | None = None
 
 
+class Skipped(Exception):
+    """The resource is not converged; the text says why.
+
+    A provider raises it before it has named a change.
+    """
+
+
 class CookbookFiles(Protocol):
     """Where the files that came with the cookbooks are found."""
 

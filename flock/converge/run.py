@@ -25,6 +25,8 @@ class Run:
         override_run_list: what it runs instead of the node's own run list.
         why_run: it names changes and makes none.
         lock: the lock that it is under as a whole; None for none.
+        wash: the sinks that it washes instead of converging; None for a run that converges.
+        unwashed: the sinks that it left dirty; known when it ended well.
         cancellation: how it is asked to end.
         report: filled by the kitchen.
     """
@@ -37,11 +39,14 @@ class Run:
         override_run_list: Sequence[str] | None = None,
         why_run: bool = False,
         lock: LockWish | None = None,
+        wash: Sequence[str] | None = None,
     ) -> None:
         self.run_id = secrets.token_hex(8)
         self.override_run_list = None if override_run_list is None else list(override_run_list)
         self.why_run = why_run
         self.lock = lock
+        self.wash = None if wash is None else tuple(wash)
+        self.unwashed: list[str] = []
         self.cancellation = Cancellation()
         wanted = run_list if override_run_list is None else override_run_list
         self.report = Report(self.run_id, node, asked_by, list(wanted), why_run)
@@ -57,8 +62,8 @@ class Run:
 
     @property
     def is_own(self) -> bool:
-        """Whether it runs the node's own run list."""
-        return self.override_run_list is None
+        """Whether it converges the node's own run list."""
+        return self.override_run_list is None and self.wash is None
 
     def as_data(self) -> dict[str, Any]:
         """Return what the run is and how it stands, as plain data without its resources."""
@@ -74,8 +79,8 @@ class Run:
 
     def asks_the_same(self, other: Run) -> bool:
         """Say whether `other` would do the same, so that its caller may join this one."""
-        mine = (self.override_run_list, self.why_run, self.lock)
-        return mine == (other.override_run_list, other.why_run, other.lock)
+        mine = (self.override_run_list, self.why_run, self.lock, self.wash)
+        return mine == (other.override_run_list, other.why_run, other.lock, other.wash)
 
     def cancel(self, reason: str = "cancelled") -> None:
         """Ask the run to end: its command is killed, its waits end; harmless once it is over."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from flock.converge.asking import Asking, Skipped
+from flock.converge.asking import Asking
 from flock.converge.collection import Collection
 from flock.converge.delayed import DelayedActions
 from flock.converge.kinds import Kinds
@@ -24,7 +24,7 @@ from flock.converge.ledger import Ledger
 from flock.converge.locks import RunLocks
 from flock.converge.notification import Notification, Timing, Trail
 from flock.converge.outbound import Outbound
-from flock.converge.provider import Machine, Outcome
+from flock.converge.provider import Machine, Outcome, Skipped
 from flock.converge.report import Report, Row
 from flock.converge.resource import Resource, with_lazy_values
 from flock.errors import FlockError, RunCancelled, RunFailed
@@ -67,6 +67,24 @@ class _Deed:
     def own_trail(self) -> Trail:
         """The trail of what this deed sets off."""
         return (*self.trail, (str(self.resource), self.action))
+
+
+@dataclass(slots=True, eq=False)
+class Section:
+    """Resources that were included while the walk went on, and stand or fall together.
+
+    A failure in one leaves out the rest of the section, and not of the walk.
+
+    Attributes:
+        resources: what was included, in order.
+        ended: told when the walk is past them, with the failure or None.
+        failure: what went wrong, also before any of them was converged.
+    """
+
+    resources: list[Resource]
+    ended: Callable[[str | None], None]
+    failure: str | None = None
+    passed: int = 0
 
 
 class _NotBegun(RunFailed):
@@ -120,6 +138,8 @@ class Runner:
         self._ledger = ledger
         self._outbound = outbound
         self._delayed_after_failure = delayed_after_failure
+        self._sections: list[Section] = []
+        self._section_failures: list[str] = []
         self._asking = Asking(machine, emit)
         self._delayed = DelayedActions(resources, locks, ledger, self.would_change, emit)
         locks.on_taken = self._delayed.take_up_under
@@ -137,7 +157,7 @@ class Runner:
             RunFailed: names each resource that failed, with where it was declared.
             RunCancelled: somebody cancelled the run, or asked it to stop.
         """
-        self._settle(self._walk)
+        self._settle(self._walk, walks=True)
 
     def act_alone(self, resource: Resource, action: str, trail: Trail = ()) -> None:
         """Run one action of one resource with all that it sets off, outside a walk.
@@ -153,39 +173,103 @@ class Runner:
         """
         self._settle(lambda: self._act(resource, action, trail))
 
+    def add_section(self, section: Section) -> None:
+        """Take note of resources that were inserted behind the place the walk is at.
+
+        Sections are ended in the order in which they were added; what failed
+        in one fails the run when the walk is over.
+        """
+        self._sections.append(section)
+
+    def add_row(self, row: Row) -> None:
+        """Report something that no single resource did."""
+        self.report.rows.append(row)
+        said = {"number": self.number, "of": len(self.resources), **row.as_data(), "diffs": []}
+        self._emit(f"resource {row.state}", said)
+
     def take_up_left_over(self) -> None:
         """Add the notifications that earlier runs left to the delayed ones of this run."""
         self._delayed.take_up_left_over()
 
     # --- the walk
 
-    def _settle(self, deed: Callable[[], None]) -> None:
-        """Do something, then make the delayed notifications, whatever happened."""
+    def _settle(self, deed: Callable[[], None], *, walks: bool = False) -> None:
+        """Do something, then make the delayed notifications, whatever happened.
+
+        Args:
+            deed: what is done.
+            walks: it is the walk, which goes on if a delayed action included something.
+        """
         failures: list[str] = []
         stopped: RunCancelled | None = None
         try:
             deed()
         except RunFailed as error:
-            failures.append(str(error))
+            failures += [*self._section_failures, str(error)]
         except RunCancelled as error:
             if self._machine.cancellation.cancelled:
                 raise
             stopped = error
+        else:
+            failures += self._section_failures
+        self._section_failures = []
         if self._delayed_after_failure or not failures:
             self._make_delayed(failures)
         if failures:
             raise RunFailed("; ".join(failures))
         if stopped is not None:
             raise stopped
+        if walks and (self._sections or self.number < len(self.resources)):
+            self._settle(deed, walks=True)
 
     def _walk(self) -> None:
         """Converge the resources in order; the list may grow meanwhile."""
+        self._end_sections()
         while self.number < len(self.resources):
             self._machine.cancellation.check_boundary()
             resource = self.resources[self.number]
             self.number += 1
-            for action in resource.wanted_actions:
-                self._act(resource, action, ())
+            section = self._section_of(resource)
+            if section is None:
+                self._act_all(resource)
+            else:
+                self._act_in(section, resource)
+            self._end_sections()
+
+    def _act_all(self, resource: Resource) -> None:
+        """Run the actions that a resource was declared with."""
+        for action in resource.wanted_actions:
+            self._act(resource, action, ())
+
+    def _act_in(self, section: Section, resource: Resource) -> None:
+        """Run them for a resource of a section, unless one before it there failed."""
+        section.passed += 1
+        if section.failure is not None:
+            return
+        try:
+            self._act_all(resource)
+        except _NotBegun:
+            raise
+        except RunFailed as error:
+            section.failure = str(error)
+
+    def _section_of(self, resource: Resource) -> Section | None:
+        """Return the section a resource belongs to, if it belongs to one."""
+        for section in self._sections:
+            if any(each is resource for each in section.resources):
+                return section
+        return None
+
+    def _end_sections(self) -> None:
+        """End the sections that the walk is past."""
+        while self._sections and self._sections[0].passed == len(self._sections[0].resources):
+            section = self._sections.pop(0)
+            if section.failure is not None:
+                self._section_failures.append(section.failure)
+            try:
+                section.ended(section.failure)
+            except FlockError as error:
+                self._section_failures.append(str(error))
 
     def _act(self, resource: Resource, action: str, trail: Trail) -> None:
         """Run one action of one resource, and then its immediate notifications."""
