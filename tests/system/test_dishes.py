@@ -1,0 +1,142 @@
+"""Dishes in a real node, on both registries: washed by the node itself, and from afar."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.flockctl import Flockctl, flockctl_on
+from tests.support import eventually
+
+FIELDS = ["name", "recipe", "wash_recipe", "sink", "state", "washed_at"]
+
+
+@pytest.fixture
+def flockctl(registry_url: str, tmp_path: Path) -> Iterator[Flockctl]:
+    """Give the command, once on each kind of registry."""
+    with flockctl_on(registry_url, tmp_path) as command:
+        yield command
+
+
+def write_cookbooks(command: Flockctl) -> None:
+    """Write a daemon's cookbook with its own dish, and another one that stays."""
+    recipes = command.cookbooks / "app" / "recipes"
+    recipes.mkdir(parents=True)
+    (recipes / "daemon.py").write_text(
+        "from flock.recipe import dishes_dish, file\n"
+        "dishes_dish('app::daemon', wash_recipe='app::wash')\n"
+        f"file('{command.folder}/daemon', content='on')\n"
+    )
+    (recipes / "wash.py").write_text(
+        f"from flock.recipe import execute\nexecute('echo off >> {command.folder}/daemon')\n"
+    )
+    command.recipe("default", "log('stays')")
+
+
+def dishes(command: Flockctl) -> list[dict[str, Any]]:
+    """Return the rows of bender0."""
+    ended = command("dishes", "bender0", "--json")
+    assert ended.code == 0, ended.err
+    rows: list[dict[str, Any]] = ended.value
+    return rows
+
+
+def start_with_daemon(command: Flockctl, **variables: str) -> Any:
+    """Start bender0 and converge it once with the daemon in its run list."""
+    write_cookbooks(command)
+    node = command.node("bender0", "--run-list", "app::daemon,cb", **variables)
+    ended = command("run", "bender0")
+    assert ended.code == 0, ended.err
+    (row,) = dishes(command)
+    assert list(row) == FIELDS
+    assert row == {
+        "name": "app::daemon",
+        "recipe": "app::daemon",
+        "wash_recipe": "app::wash",
+        "sink": "default",
+        "state": "clean",
+        "washed_at": None,
+    }
+    return node
+
+
+def take_daemon_away(command: Flockctl) -> None:
+    """Take the recipe off the run list, and its cookbook off the machine."""
+    assert command("run-list", "bender0", "remove", "app::daemon").code == 0
+    shutil.rmtree(command.cookbooks / "app")
+
+
+def test_the_node_washes_by_itself_when_recipe_and_cookbook_are_gone(flockctl):
+    node = start_with_daemon(flockctl)
+    take_daemon_away(flockctl)
+
+    run = flockctl("run", "bender0", "--json").value[0]["report"]
+
+    assert (run["state"], run["recipes"]) == ("ok", ["cb::default"])
+    assert eventually(lambda: dishes(flockctl)[0]["state"] == "washed", within=15.0), node.err
+    washed_at = dishes(flockctl)[0]["washed_at"]
+    heads = flockctl("runs", "bender0", "--json").value
+    assert heads[0]["asked_by"] == f"sink after run {run['run_id']}"
+    report = flockctl("runs", "bender0", heads[0]["run_id"], "--json").value
+    assert (report["state"], report["recipes"]) == ("ok", ["app::wash"])
+    assert [row["resource"].partition("[")[0] for row in report["resources"]] == [
+        "dishes_sink",
+        "execute",
+        "dishes_dish",
+    ]
+    again = flockctl("wash", "bender0", "--json").value
+    assert [row["state"] for row in again["resources"]] == ["unchanged"]
+    assert (flockctl.folder / "daemon").read_text() == "onoff\n"
+    # The node object knows, whether the node is up or not.
+    assert node.end(signal.SIGTERM).code == 0
+    (row,) = flockctl("dishes", "--on", "name:bender0", "--json").value
+    assert (row["node"], row["state"], row["washed_at"]) == ("bender0", "washed", washed_at)
+    assert "washed" in flockctl("dishes", "bender0").out
+
+
+def test_without_auto_wash_dishes_stay_dirty_until_somebody_washes_them(flockctl):
+    node = start_with_daemon(flockctl, FLOCK_AUTO_WASH="false")
+    take_daemon_away(flockctl)
+    assert flockctl("run", "bender0").code == 0
+    assert dishes(flockctl)[0]["state"] == "dirty"
+    assert len(flockctl("runs", "bender0", "--json").value) == 2
+
+    assert "wash app::daemon: include app::wash" in flockctl("wash", "bender0", "--why-run").out
+    assert dishes(flockctl)[0]["state"] == "dirty"
+    other = flockctl("wash", "bender0", "other")
+    assert (other.code, other.out) == (0, "")
+    ended = flockctl("wash", "bender0")
+
+    assert ended.code == 0, ended.err
+    assert "washed app::daemon by app::wash" in ended.out
+    assert dishes(flockctl)[0]["state"] == "washed"
+    assert (flockctl.folder / "daemon").read_text() == "onoff\n"
+    assert node.end(signal.SIGTERM).code == 0
+
+
+def test_wrong_use_and_who_is_not_there_are_told_apart(flockctl):
+    assert flockctl("dishes").code == 2
+    assert flockctl("dishes", "bender0", "--on", "name:bender0").code == 2
+    assert flockctl("dishes", "bender0").code == 3
+    assert flockctl("wash", "bender0").code == 3
+    flockctl.recipe("default", "log('no dishes')")
+    flockctl.node("bender0", "--run-list", "cb")
+    none = flockctl("dishes", "bender0", "--json")
+    assert (none.code, none.out) == (0, "[]\n")
+
+
+def test_a_command_that_converges_never_washes_by_itself(flockctl):
+    write_cookbooks(flockctl)
+    state = str(flockctl.folder / "state")
+    options = ("--name", "bender0", "--state-dir", state, "--cookbooks", str(flockctl.cookbooks))
+    assert flockctl("converge", *options, "--run-list", "app::daemon,cb").code == 0
+
+    assert flockctl("converge", *options, "--run-list", "cb").code == 0
+
+    assert dishes(flockctl)[0]["state"] == "dirty"
+    assert (flockctl.folder / "daemon").read_text() == "on"
