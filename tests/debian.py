@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterator
 
 import pytest
+
+
+@contextlib.contextmanager
+def changing_the_machine() -> Iterator[None]:
+    """Keep other workers from changing packages and accounts meanwhile."""
+    with open(f"{tempfile.gettempdir()}/flock-tests-machine.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def install(*packages: str) -> None:
@@ -18,8 +28,7 @@ def install(*packages: str) -> None:
     """
     if shutil.which("apt-get") is None or os.geteuid() != 0:
         pytest.skip("packages cannot be installed here: no apt-get, or not root")
-    with open(f"{tempfile.gettempdir()}/flock-tests-apt.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with changing_the_machine():
         if all(map(_is_installed, packages)):
             return
         command = ["apt-get", "-q", "-o", "DPkg::Lock::Timeout=300"]

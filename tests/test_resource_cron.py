@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from tests.debian import install
+from tests.debian import changing_the_machine, install
 from tests.kitchens import changes, failure, states
 from tests.stand_ins import put_on_path
 
@@ -139,25 +139,25 @@ def test_wrong_properties_are_named_with_their_place(site, properties, problem):
 
 @pytest.mark.system_changes
 @pytest.mark.timeout(400)
-@pytest.mark.xdist_group("accounts")
 def test_a_real_crontab_takes_the_entries(site):
     install("cron")
     user = f"flkc{os.getpid()}"
-    subprocess.run(["useradd", "--no-create-home", user], check=True)
-    try:
-        site.recipe(
-            f"cron('a b', user='{user}', command='true', weekday='sun')\n"
-            f"cron('c', user='{user}', command='true', time='daily', environment={{'A': '5%'}})"
-        )
-        assert states(site.converge()) == ["changed", "changed"]
-        shown = subprocess.run(
-            ["crontab", "-u", user, "-l"], check=True, capture_output=True, text=True
-        ).stdout
-        assert "# Flock Name: a b\n* * * * sun true\n" in shown
-        assert states(site.converge()) == ["unchanged", "unchanged"]
-        site.recipe(f"cron('a b', user='{user}', action='delete')")
-        assert states(site.converge()) == ["changed"]
-        assert states(site.converge()) == ["unchanged"]
-    finally:
-        subprocess.run(["crontab", "-u", user, "-r"], check=False)
-        subprocess.run(["userdel", user], check=False)
+    with changing_the_machine():
+        subprocess.run(["useradd", "--no-create-home", user], check=True)
+        try:
+            site.recipe(
+                f"cron('a b', user='{user}', command='true', weekday='sun')\n"
+                f"cron('c', user='{user}', command='true', time='daily', environment={{'A': '5%'}})"
+            )
+            assert states(site.converge()) == ["changed", "changed"]
+            shown = subprocess.run(
+                ["crontab", "-u", user, "-l"], check=True, capture_output=True, text=True
+            ).stdout
+            assert "# Flock Name: a b\n* * * * sun true\n" in shown
+            assert states(site.converge()) == ["unchanged", "unchanged"]
+            site.recipe(f"cron('a b', user='{user}', action='delete')")
+            assert states(site.converge()) == ["changed"]
+            assert states(site.converge()) == ["unchanged"]
+        finally:
+            subprocess.run(["crontab", "-u", user, "-r"], check=False)
+            subprocess.run(["userdel", user], check=False)

@@ -8,18 +8,17 @@ import subprocess
 
 import pytest
 
+from tests.debian import changing_the_machine
 from tests.kitchens import changes, failure, states
-
-# Two tests at once would wait for each other's lock of the machine's files.
-pytestmark = pytest.mark.xdist_group("accounts")
 
 GROUP = f"flkg{os.getpid()}"
 
 
 @pytest.fixture
 def cleanup():
-    yield
-    subprocess.run(["groupdel", GROUP], check=False, capture_output=True)
+    with changing_the_machine():
+        yield
+        subprocess.run(["groupdel", GROUP], check=False, capture_output=True)
 
 
 def members():

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.debian import changing_the_machine
 from tests.kitchens import changes, failure, states
 from tests.stand_ins import put_on_path
 
@@ -45,8 +46,9 @@ def build(folder, version, name=NAME):
 
 @pytest.fixture
 def cleanup():
-    yield
-    subprocess.run(["dpkg", "--purge", NAME], check=False, capture_output=True)
+    with changing_the_machine():
+        yield
+        subprocess.run(["dpkg", "--purge", NAME], check=False, capture_output=True)
 
 
 def status():
@@ -61,7 +63,6 @@ def status():
 @needs_apt
 @pytest.mark.system_changes
 @pytest.mark.timeout(400)
-@pytest.mark.xdist_group("apt")
 def test_a_package_file_is_installed_upgraded_downgraded_removed_and_purged_once(site, cleanup):
     first, second = build(site.folder, "1.0"), build(site.folder, "2.0")
 
@@ -88,7 +89,6 @@ def test_a_package_file_is_installed_upgraded_downgraded_removed_and_purged_once
 @needs_apt
 @pytest.mark.system_changes
 @pytest.mark.timeout(400)
-@pytest.mark.xdist_group("apt")
 def test_versions_from_a_repository_are_installed_and_upgraded(site, cleanup, monkeypatch):
     """A repository in a folder, and an apt that knows only this one."""
     repository = site.folder / "repository"

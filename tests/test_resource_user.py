@@ -9,19 +9,19 @@ from pathlib import Path
 
 import pytest
 
+from tests.debian import changing_the_machine
 from tests.kitchens import changes, failure, states
-
-pytestmark = pytest.mark.xdist_group("accounts")
 
 USER = f"flku{os.getpid()}"
 HASH = "$6$abcdefgh$" + "x" * 86
 
 
 @pytest.fixture
-def cleanup(tmp_path):
-    yield
-    subprocess.run(["userdel", "--remove", USER], check=False, capture_output=True)
-    subprocess.run(["groupdel", USER], check=False, capture_output=True)
+def cleanup():
+    with changing_the_machine():
+        yield
+        subprocess.run(["userdel", "--remove", USER], check=False, capture_output=True)
+        subprocess.run(["groupdel", USER], check=False, capture_output=True)
 
 
 def shadow():
