@@ -368,7 +368,12 @@ class Calls:
 
     def open_ids(self, peer: Peer) -> list[int]:
         """Return the calls to a peer that have no answer."""
-        return [call_id for call_id, call in list(self._open.items()) if call.peer is peer]
+        return [call_id for call_id, call in self._snapshot() if call.peer is peer]
+
+    def _snapshot(self) -> Iterable[tuple[int, CallFuture]]:
+        # Not `list(items())`: that makes an object for each, which may let other
+        # threads change the table in the middle.
+        return self._open.copy().items()
 
     def fail_each(self, call_ids: Iterable[int], make_error: Callable[[str], Exception]) -> None:
         """Fail calls that still have no answer.
@@ -430,7 +435,7 @@ class Calls:
             while self._open and not self._closing.is_set():
                 now = time.monotonic()
                 timed = False
-                for call_id, call in list(self._open.items()):
+                for call_id, call in self._snapshot():
                     if call.deadline is None:
                         continue
                     timed = True

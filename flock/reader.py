@@ -260,7 +260,7 @@ class Reader:
 
     def forget(self, generation: str) -> None:
         """Drop what is kept of a peer that is gone; may be called from any thread."""
-        for route, connection in list(self._connections.items()):
+        for route, connection in self._connections.copy().items():
             if connection.generation == generation:
                 self._connections.pop(route, None)
         for identity in list(self._newest):
@@ -269,7 +269,7 @@ class Reader:
 
     def _forget_old_connections(self) -> None:
         """Drop connections superseded by a newer lane: ROUTER does not say when one ends."""
-        for route, connection in list(self._connections.items()):
+        for route, connection in self._connections.copy().items():
             if connection.is_superseded:
                 self._connections.pop(route, None)
         while len(self._connections) > _MAX_CONNECTIONS:

@@ -94,6 +94,13 @@ class Target(Base):
         time.sleep(seconds)
         return what
 
+    def work_until(self, path: str) -> str:
+        """Take as long as there is no file at `path`, a minute at most."""
+        deadline = time.monotonic() + 60
+        while not os.path.exists(path) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return "done"
+
     def _leave_trace(self, what: str) -> None:
         assert self.effects is not None
         with open(self.effects, "a", encoding="ascii") as file:
