@@ -234,8 +234,13 @@ def test_two_dishes_with_one_wash_recipe_are_washed_by_it_once(site):
 
 def test_use_and_toss_are_written_at_once_though_the_process_dies_in_the_run(site):
     dish_and_sink(site)
-    kitchen = site.kitchen(words={"look": lambda: seen.append(read()) or True})
-    seen = []
+    seen: list[dict[str, dict[str, str]]] = []
+
+    def look():
+        seen.append(read())
+        return True
+
+    kitchen = site.kitchen(words={"look": look})
 
     def read():
         return site._journals[0].recall("normal_attributes", {}).get("dishes", {}).get("dish", {})

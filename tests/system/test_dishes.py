@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import signal
 from collections.abc import Iterator
@@ -10,6 +11,10 @@ from typing import Any
 
 import pytest
 
+from flock.journal import Journal
+from flock.node_objects import NodeObjects
+from flock.object_keeper import ObjectKeeper, home_of
+from flock.settings import load_settings, make_registry
 from tests.flockctl import Flockctl, flockctl_on
 from tests.support import eventually
 
@@ -140,3 +145,31 @@ def test_a_command_that_converges_never_washes_by_itself(flockctl):
 
     assert dishes(flockctl)[0]["state"] == "dirty"
     assert (flockctl.folder / "daemon").read_text() == "on"
+
+
+def test_a_record_written_in_a_run_takes_back_nothing_that_others_wrote_meanwhile(
+    registry_url, short_path
+):
+    registry = make_registry(load_settings({"registry": registry_url}))
+    registry.open()
+    with contextlib.closing(registry), contextlib.closing(Journal(short_path / "j")) as journal:
+        keeper = ObjectKeeper("bender0", short_path, journal, registry)
+        keeper.claim(["cb"])
+        lists: dict[str, Any] = {key: [] for key in ("run_list", "roles", "recipes", "tags")}
+        whole = lists | {"name": "bender0", "environment": "_default", "attributes": {}}
+        keeper.save(whole | {"normal": {"theirs": "old"}})
+        ours = keeper.normal_attributes()
+        objects, home = NodeObjects(registry), home_of(short_path, journal)
+        objects.save(whole | {"normal": {"theirs": "new"}}, home, base={"theirs": "old"})
+
+        keeper.save_values(whole | {"normal": ours}, ("dishes", "dish"), {"x": {"sink": "s"}})
+
+        found = objects.read("bender0")
+        assert found is not None
+        assert found.normal == {"theirs": "new", "dishes": {"dish": {"x": {"sink": "s"}}}}
+        ours["dishes"] = {"dish": {}}  # tossed, and the run ends
+        keeper.save(whole | {"normal": ours})
+        found = objects.read("bender0")
+        assert found is not None
+        assert found.normal == {"theirs": "new", "dishes": {"dish": {}}}
+        keeper.close()
