@@ -16,10 +16,11 @@ _MORE_FOLDERS = ("/usr/local/sbin", "/usr/sbin", "/sbin", "/opt/puppetlabs/bin",
 def find_program(name: str) -> str | None:
     """Return the path of a program, None if it is not installed.
 
-    Looked for where our own Python has its programs (an extra installs them
+    Looked for in our own virtual environment (an extra installs programs
     there), then in PATH, then where system programs are.
     """
-    folders = [os.path.dirname(sys.executable), os.environ.get("PATH", os.defpath), *_MORE_FOLDERS]
+    own = [os.path.dirname(sys.executable)] if sys.prefix != sys.base_prefix else []
+    folders = [*own, os.environ.get("PATH", os.defpath), *_MORE_FOLDERS]
     return shutil.which(name, path=os.pathsep.join(folders))
 
 
