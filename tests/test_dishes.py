@@ -232,7 +232,7 @@ def test_two_dishes_with_one_wash_recipe_are_washed_by_it_once(site):
 # --- the record --------------------------------------------------------------------
 
 
-def test_use_and_toss_are_written_at_once_though_the_process_dies_in_the_run(site):
+def test_use_and_toss_are_in_the_journal_before_the_run_goes_on(site):
     dish_and_sink(site)
     seen: list[dict[str, dict[str, str]]] = []
 
