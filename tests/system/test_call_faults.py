@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -197,8 +196,10 @@ def test_a_call_to_a_node_that_moved_while_nobody_talked_arrives_once(
     assert second.effects() == ["0", "1", "2", "3", "4"]
 
 
-def test_the_caller_that_dies_leaves_nothing_behind(start: Start, registry_url: str) -> None:
-    with Flock(name="here", registry=registry_url, state_dir=_folder()) as here:
+def test_the_caller_that_dies_leaves_nothing_behind(
+    start: Start, registry_url: str, tmp_path: Path
+) -> None:
+    with Flock(name="here", registry=registry_url, state_dir=tmp_path / "here") as here:
         here.supervise(Target, name="target")
         there = start()
         there.begin("call", node="here", actor="target", method="promise_for_ever", args=[])
@@ -416,14 +417,16 @@ def _all_from(raw: socket.socket) -> bytes:
     return received
 
 
-def test_a_key_belongs_to_one_name(start: Start, registry_url: str, visitor: Flock) -> None:
+def test_a_key_belongs_to_one_name(
+    start: Start, registry_url: str, visitor: Flock, tmp_path: Path
+) -> None:
     keys = key_pair()
     start(keys=keys)
     copied = Flock(
         name="copy",
         registry=registry_url,
         keys=(keys[0].encode(), keys[1].encode()),
-        state_dir=_folder(),
+        state_dir=tmp_path / "here",
     )
     with pytest.raises(RegistryError, match="there"):
         copied.start()
@@ -573,7 +576,3 @@ def _come_and_go(url: str) -> None:
 
 def _open_files() -> int:
     return len(os.listdir("/proc/self/fd"))
-
-
-def _folder() -> Path:
-    return Path(tempfile.mkdtemp(prefix="flock-test-state-"))
