@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import resource
 import time
 from typing import Any, ClassVar
 
@@ -11,6 +12,8 @@ import psutil
 
 from flock import __version__
 from flock.actor import Actor
+
+_clock = time.time
 
 
 class Info(Actor):
@@ -47,6 +50,10 @@ class Info(Actor):
         """Return the seconds since the machine was booted."""
         return time.time() - psutil.boot_time()
 
+    def clock(self) -> float:
+        """Return what this machine's clock shows, in seconds since 1970."""
+        return _clock()
+
     def memory(self) -> dict[str, int]:
         """Return the machine's memory in bytes: `total`, `available`, `used`, `free`."""
         memory = psutil.virtual_memory()
@@ -58,7 +65,11 @@ class Info(Actor):
         return {"total": usage.total, "used": usage.used, "free": usage.free}
 
     def process(self) -> dict[str, Any]:
-        """Return how this node's process does: `pid`, `seconds` up, `rss` bytes, threads, files."""
+        """Return how this node's process does.
+
+        Returns:
+            `pid`, `seconds` up, `rss` bytes, `threads`, open `files` and their limit.
+        """
         with self._process.oneshot():
             return {
                 "pid": self._process.pid,
@@ -66,7 +77,13 @@ class Info(Actor):
                 "rss": self._process.memory_info().rss,
                 "threads": self._process.num_threads(),
                 "files": self._process.num_fds(),
+                "files_limit": _files_limit(),
             }
+
+
+def _files_limit() -> int:
+    """Return how many files this process may open."""
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
 def _distribution() -> str:

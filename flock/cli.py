@@ -30,6 +30,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "run-list": ("flock.ctl.run_list_command", "show or change what a node converges"),
     "search": ("flock.ctl.search_command", "find machines by a query, up or down"),
     "shell": ("flock.shell", "open a Python prompt in the flock"),
+    "doctor": ("flock.ctl.doctor_command", "say what is wrong here or on the way to a node"),
     "completion": ("flock.ctl.completion_command", "let bash, zsh or fish complete flockctl"),
     "forget": ("flock.ctl.forget_command", "forget a machine that is gone for good"),
     "notices": ("flock.ctl.notices_command", "list what machines tell each other to do"),

@@ -237,7 +237,7 @@ def test_only_the_wanted_fields_are_given():
     nested = {"a": {"b": {"c": [1, {"d": 2}]}}, "e": 5}
     assert flatten(nested, frozenset({"c", "a_b"})) == {"a_b": ["c"], "c": ["1", "d"]}
     assert parse("a:1 AND b*:2").wanted is None
-    assert parse(r"a:1 AND b\*:2").wanted == {"a", "b*"}
+    assert parse(r"a:1 AND b\*:2").wanted == frozenset({"a", "b*"})
 
 
 def test_a_key_is_a_value_of_its_table_and_a_value_stands_under_its_last_key_too():
