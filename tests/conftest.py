@@ -32,6 +32,11 @@ if TYPE_CHECKING:
 # Each worker of xdist answers for its own processes.
 os.environ[MARK] = f"{os.getpid()}-{secrets.token_hex(4)}"
 
+# A shell starts what it puts in the background without Ctrl-C, and that is inherited:
+# the processes of tests are to know it all the same.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 # Settings of whoever runs the tests must not reach them.
 for _name in [name for name in os.environ if name.startswith("FLOCK_")]:
     if not _name.startswith("FLOCK_TEST_"):
