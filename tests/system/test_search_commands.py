@@ -11,7 +11,9 @@ import pytest
 
 from flock.ctl.names import known_names
 from flock.node_objects import NodeObjects
+from flock.notice import queue_of
 from flock.settings import load_settings, make_registry
+from flock.subscriptions import FOLDER
 from tests.flockctl import Flockctl, flockctl_on
 from tests.support import eventually
 
@@ -167,6 +169,22 @@ def test_converge_in_another_state_folder_is_refused_until_the_node_is_forgotten
         "subscriptions": 0,
     }
     assert flockctl(*words, "--state-dir", there).code == 0
+
+
+def test_what_waited_for_a_forgotten_node_goes_with_it(flockctl):
+    registry = make_registry(load_settings({"registry": flockctl.url}))
+    registry.open()
+    try:
+        registry.append(queue_of("gone"), {"a": "notice"})
+        registry.write(f"{FOLDER}/bender0/gone", [])
+        registry.write(f"{FOLDER}/bender0/bender1", [])
+        ended = flockctl("forget", "gone", "--json")
+        assert ended.code == 0
+        assert (ended.value["notices"], ended.value["subscriptions"]) == (1, 1)
+        assert registry.queue_length(queue_of("gone")) == 0
+        assert registry.children(f"{FOLDER}/bender0") == ["bender1"]
+    finally:
+        registry.close()
 
 
 def test_a_registry_that_is_away_is_never_an_empty_answer(tmp_path):
