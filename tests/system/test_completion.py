@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -37,7 +38,7 @@ def flockctl(
 def offered(flockctl: Flockctl, shell: str, *words: str, **variables: str) -> list[str]:
     """Return what completion offers for the last word."""
     line = " ".join(words)
-    asked = {
+    asked: dict[str, Any] = {
         "_FLOCKCTL_COMPLETE": f"{shell}_complete",
         "COMP_WORDS": line,
         "COMP_CWORD": words[-1] if shell == "fish" else str(len(words) - 1),
