@@ -101,7 +101,7 @@ class Attempt:
 
     def _begin_anew(self) -> None:
         """Give the place in line up: it went with its session, or was taken from us."""
-        if self._entering or self._claiming is not None:
+        if self._entering or self._claimed:
             self._remove_later()
         self._new_attempt()
 
@@ -111,7 +111,8 @@ class Attempt:
         self._is_first = False
         self._entry: str | None = None
         self._entering = False
-        self._claiming: int | None = None
+        # Slots whose claim may have been done: its answer was lost, or could not be used.
+        self._claimed: set[int] = set()
         self._session_id: int | None = None
 
     def run(self, holders: Callable[[], tuple[Holder, ...]]) -> ZooKeeperLock:
@@ -159,7 +160,7 @@ class Attempt:
         )
 
     def _has_begun(self) -> bool:
-        return self._was_in_line or self._claiming is not None
+        return self._was_in_line or bool(self._claimed)
 
     def _requests(self) -> Requests:
         """Begin a step that outlasts neither a cancellation nor the deadline by much."""
@@ -174,7 +175,7 @@ class Attempt:
     def _enter(self) -> ZooKeeperLock | None:
         """Take a slot without standing in line, if that is fair; else enter the line."""
         requests = self._requests()
-        if self._claiming is not None:
+        if self._claimed:
             # The answer to a claim was lost: it was done, or it is undone for sure.
             lock = self._find_claim(requests)
             if lock is not None:
@@ -195,7 +196,7 @@ class Attempt:
         if not (line and line[0]):
             free = self._free_slot(found)
             lock = None if free is None else self._take(requests, free, found)
-            if lock is not None or self._claiming is not None:
+            if lock is not None or self._claimed:
                 return lock
         if self._deadline is None or time.monotonic() < self._deadline:
             self._enter_line(requests)
@@ -264,7 +265,8 @@ class Attempt:
         """Look where we stand; take a slot if we are first and one is free."""
         self._stop_listening()
         requests = self._requests()
-        if not self._is_first:
+        # A claim whose answer was lost may be done yet, which takes our entry away.
+        if not self._is_first or self._claimed:
             line = in_order(requests.names(self._places.line))
             if self._entry not in line:
                 lock = self._find_claim(requests)
@@ -282,7 +284,7 @@ class Attempt:
             # And stays so: should the entry be gone, a claim, which removes it, is refused.
             self._is_first = True
         lock = self._take_from_last(requests)
-        if lock is not None or self._claiming is not None:
+        if lock is not None:
             return lock
         self._is_first = True
         self._listen(self._places.slots)
@@ -313,7 +315,7 @@ class Attempt:
             return None
         nothing = Slots(seen.version, {}, {})
         lock = self._take(requests, number, nothing, gone=self._places.mark(number, claim.attempt))
-        if lock is None and self._claiming is None:
+        if lock is None and not self._claimed:
             self._woken.clear()  # refused: the look that follows is all that is needed
         return lock
 
@@ -396,25 +398,37 @@ class Attempt:
             if is_past and (kept == number or not self._is_kept_for_us(claim)):
                 steps.delete(mark)
         steps.create(self._places.mark(number, self._claim.attempt), data)
-        self._claiming = number
+        claimed_before = set(self._claimed)
+        self._claimed.add(number)
         self._session_id = self._session_id or self._session.guard.session
         self._is_first = False  # done, refused, or unknown: where we stand is read anew
         try:
             found = steps.commit_then_get(slot)
         except Refused:
-            self._claiming = None
+            self._claimed = claimed_before
             self._woken.set()  # something changed under our hands: look again
             return None
-        return self._lock_if_ours(found)
+        except RegistryUnavailable as error:
+            if not error.may_have_happened:
+                self._claimed = claimed_before
+            raise
+        lock = self._lock_if_ours(number, found)
+        if lock is None:
+            self._woken.set()
+        return lock
 
     def _find_claim(self, requests: Requests) -> ZooKeeperLock | None:
-        """Return the lock if the slot we claimed is surely ours."""
-        if self._claiming is None or self._session_id is None:
-            return None
-        return self._lock_if_ours(requests.get(self._places.slot(self._claiming)))
+        """Return the lock if a slot that we claimed is surely ours."""
+        for number in sorted(self._claimed):
+            lock = self._lock_if_ours(number, requests.get(self._places.slot(number)))
+            if lock is not None:
+                return lock
+        return None
 
-    def _lock_if_ours(self, found: tuple[bytes, ZnodeStat] | None) -> ZooKeeperLock | None:
-        if found is None or self._claiming is None or self._session_id is None:
+    def _lock_if_ours(
+        self, number: int, found: tuple[bytes, ZnodeStat] | None
+    ) -> ZooKeeperLock | None:
+        if found is None or self._session_id is None:
             return None
         if found[1].ephemeralOwner != self._session_id:
             return None
@@ -425,7 +439,7 @@ class Attempt:
             self._lockid,
             self._places,
             claim,
-            self._claiming,
+            number,
             self._slots,
             int(found[1].czxid),
             self._session_id,
@@ -434,7 +448,7 @@ class Attempt:
         )
         if lock.state() is LockState.LOST:
             return None
-        self._claiming, self._entry = None, None
+        self._claimed, self._entry = set(), None
         return lock
 
     # --- waiting
@@ -481,7 +495,7 @@ class Attempt:
 
     def _leave(self) -> None:
         """Take back whatever we may have entered, now or later."""
-        if self._entry is None and not self._entering and self._claiming is None:
+        if self._entry is None and not self._entering and not self._claimed:
             return
         try:
             if self._traces().remove(timeout=_LEAVING_TIMEOUT) and not self._entering:
@@ -494,7 +508,7 @@ class Attempt:
         self._chores.add(f"leave the line of lock {self._lockid!r}", self._traces().remove_for_sure)
 
     def _traces(self) -> Traces:
-        return Traces(self._session, self._places, self._claim.attempt, self._claiming)
+        return Traces(self._session, self._places, self._claim.attempt, self._claimed)
 
 
 def _wall_clock() -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from registry.contract import OPERATION_TIMEOUT
 from registry.zookeeper_lock import Places
 from registry.zookeeper_session import Session
@@ -20,12 +22,12 @@ class Traces:
         session: Session,
         places: Places,
         attempt: str,
-        slot: int | None,
+        slots: Iterable[int],
     ) -> None:
         self._session = session
         self._places = places
         self._attempt = attempt
-        self._slot = slot
+        self._slots = tuple(slots)
         self._clean_looks = 0
 
     def remove(self, timeout: float = OPERATION_TIMEOUT) -> bool:
@@ -36,8 +38,8 @@ class Traces:
         for name in requests.names(self._places.line):
             if name.startswith(f"{self._attempt}."):
                 removed = requests.delete(f"{self._places.line}/{name}") or removed
-        if self._slot is not None:
-            removed = give_back(requests, self._places, self._slot, self._attempt) or removed
+        for slot in self._slots:
+            removed = give_back(requests, self._places, slot, self._attempt) or removed
         if removed:
             tidy(requests, self._places)
         return removed

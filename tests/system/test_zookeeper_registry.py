@@ -552,6 +552,20 @@ def test_a_waiter_whose_answer_was_lost_gets_the_lock_once(
     assert member.acquire("web", OTHER, wait=0).held
 
 
+def test_a_waiter_whose_claim_never_arrived_claims_again(member, behind_proxy, proxy, threads):
+    held = member.acquire("web", OTHER, wait=5)
+    waiter = threads.submit(behind_proxy.acquire, "web", OWNER, wait=30)
+    waiting(member, "web", 1)
+    proxy.lose_request(MULTI)
+    held.release()
+    lock = waiter.result(8)
+    assert proxy.lost.is_set()
+    assert lock.held
+    status = member.lock_status("web")
+    assert [holder.token for holder in status.holders] == [lock.token]
+    assert status.waiting == ()
+
+
 def test_a_release_whose_answer_was_lost_frees_the_lock(member, behind_proxy, proxy):
     lock = behind_proxy.acquire("web", OWNER, wait=5)
     # Past its first confirmation, which is a transaction too.
@@ -578,6 +592,30 @@ def test_a_wait_that_is_cancelled_while_cut_off_leaves_no_ghost(
     proxy.reopen()
     waiting(member, "web", 0)
     lock.release()
+
+
+def test_who_waits_first_in_line_is_woken_after_a_cut_that_his_session_survived(
+    member, new_member, zookeeper_url, proxy, threads
+):
+    root = zookeeper_url.rpartition("/")[2]
+    cut_off = new_member(f"zookeeper://{proxy.address}/{root}", session_timeout=20.0)
+    session = cut_off._session.guard.session
+    lock = member.acquire("web", OWNER, wait=5)
+    waiter = threads.submit(cut_off.acquire, "web", OTHER, wait=40)
+    watched = cut_off._session._client._child_watchers
+    assert eventually(lambda: f"/{root}/locks/web/marks" in watched, within=5)
+    cut_off.node_names()
+    proxy.shut()
+    # Longer than one operation of the waiter takes, which finds no server.
+    with pytest.raises(RegistryUnavailable):
+        cut_off.read("x")
+    proxy.reopen()
+    assert eventually(cut_off.node_names, within=5, becomes=[], ignoring=RegistryUnavailable) == []
+    assert cut_off._session.guard.session == session
+
+    lock.release()
+
+    assert waiter.result(5).held
 
 
 def test_what_changed_while_cut_off_is_told_when_the_connection_is_back(

@@ -43,6 +43,7 @@ class Proxy:
         self._sockets: set[socket.socket] = set()
         self._threads: list[threading.Thread] = []
         self._lose: frozenset[int] = frozenset()
+        self._lose_before_server = False
         self._answer_is_lost = False
         self.lost = threading.Event()
         self._garble = False
@@ -57,8 +58,16 @@ class Proxy:
 
     def lose_answer_to(self, *requests: int) -> None:
         """Break the connection once, between the next such request and its answer."""
+        self._lose_next(requests, before_server=False)
+
+    def lose_request(self, *requests: int) -> None:
+        """Break the connection once, before the next such request reaches the server."""
+        self._lose_next(requests, before_server=True)
+
+    def _lose_next(self, requests: Iterable[int], *, before_server: bool) -> None:
         self.lost.clear()
         self._answer_is_lost = False
+        self._lose_before_server = before_server
         self._lose = frozenset(requests)
 
     def garble_next_answer(self) -> None:
@@ -125,6 +134,11 @@ class Proxy:
             return False
         _, xid, request = struct.unpack_from(">iii", data)
         if xid == _PING_XID:
+            return False
+        if to_server and self._lose_before_server:
+            if request in self._lose:
+                self._lose = frozenset()
+                return True
             return False
         if to_server:
             self._answer_is_lost = self._answer_is_lost or request in self._lose
