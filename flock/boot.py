@@ -31,7 +31,7 @@ from flock.node import Node
 from flock.notice_office import NoticeOffice
 from flock.object_keeper import ObjectKeeper
 from flock.run_chains import RunChains
-from flock.settings import STOCK_ACTORS, Settings, load_actors
+from flock.settings import STOCK_ACTORS, Settings, load_actors, load_handlers
 from flock.tokens import Tokens
 
 logger = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ def furnish(flock: Flock) -> None:
         NameTaken: another process of this machine uses the state folder.
         BusyError: the node object belongs to another host or state folder.
         JournalError: the journal cannot be used, or is another registry's.
-        SettingsError: a site's actor cannot be loaded.
+        SettingsError: a site's actor or handler cannot be loaded.
     """
     settings, name = flock.settings, flock.node.identity.name
     folder = StateFolder(settings.state_folder(name))
@@ -129,6 +129,7 @@ def make_kitchen(
     Raises:
         BusyError: the node object belongs to another host or state folder.
         RegistryUnavailable: that cannot be known now.
+        SettingsError: a handler cannot be loaded.
     """
     notices = notices or NoticeOffice(journal, name)
     kitchen = Kitchen(
@@ -146,6 +147,10 @@ def make_kitchen(
         locksmith=locksmith,
         run_lock=LockWish(settings.run_lock, None, reason="a run") if settings.run_lock else None,
         delayed_after_failure=settings.delayed_after_failure,
+        fact_engine=None if settings.facts == "own" else settings.facts,
+        start_handlers=load_handlers(settings, "start"),
+        report_handlers=load_handlers(settings, "report"),
+        exception_handlers=load_handlers(settings, "exception"),
     )
     notices.serve(kitchen)
     return kitchen

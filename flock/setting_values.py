@@ -22,7 +22,7 @@ Reader = Callable[[Any, Path], Any]
 _YES = {"1", "true", "yes", "on"}
 _NO = {"0", "false", "no", "off"}
 _ENVIRONMENT = re.compile(r"[A-Za-z0-9_-]+")
-_CLASS = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+_HOME = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 _HOST = r"(?:\[[0-9A-Fa-f:.%\w]+\]|[^\s:/\[\]*]+)"
 _LISTEN = re.compile(rf"tcp://(?:{_HOST}|\*):(\*|\d{{1,5}})")
 _ADVERTISE = re.compile(rf"tcp://{_HOST}(?::(\d{{1,5}}))?")
@@ -150,9 +150,39 @@ def actor_homes(taken: Collection[str]) -> Reader:
                 raise ValueError(f"{name!r} is no name for an actor")
             if name in taken:
                 raise ValueError(f"every node has an actor {name!r} already")
-            if not isinstance(home, str) or not _CLASS.fullmatch(home):
+            if not isinstance(home, str) or not _HOME.fullmatch(home):
                 raise ValueError(f"{name!r} is at {home!r}")
         return dict(table)
+
+    return read
+
+
+def read_handlers(written: Any, _: Path) -> tuple[str | Callable[[Any], object], ...]:
+    """Read callables, each as itself or as `module:function`; one text may hold several."""
+    given = [written] if isinstance(written, str) or callable(written) else written
+    if not isinstance(given, list | tuple):
+        raise ValueError
+    handlers: list[str | Callable[[Any], object]] = []
+    for each in given:
+        if callable(each):
+            handlers.append(each)
+            continue
+        homes = [home.strip() for home in _text(each).split(",")]
+        wrong = [home for home in homes if not _HOME.fullmatch(home)]
+        if wrong:
+            raise ValueError(f"{wrong[0]!r} is no 'module:function'")
+        handlers += homes
+    return tuple(handlers)
+
+
+def one_of(*known: str) -> Reader:
+    """Return the reader of one of these words."""
+
+    def read(written: Any, _: Path) -> str:
+        text = _text(written)
+        if text not in known:
+            raise ValueError
+        return text
 
     return read
 

@@ -8,6 +8,7 @@ the names of `Settings` as keys, and refused if others can write it:
 
     registry = "zookeeper://zk1:2181,zk2:2181/flock"
     run_list = ["role[web]"]
+    exception_handlers = ["site_chat:tell"]
     [actors]
     itchy = "cartoons:Itchy"
 
@@ -15,15 +16,17 @@ Relative paths are taken from the file's folder, else from the working
 directory.
 
 Here, too, is what is loaded by name: the registry's backends by the scheme of
-their URL, and the actors of a node. So kazoo is not imported on one machine,
-and a site adds an actor without touching ours.
+their URL, the actors of a node, and what is called at a run's start and end. So
+kazoo is not imported on one machine, and a site adds an actor without touching
+ours. A site's module is found as Python finds any: installed beside us, or in a
+folder of `PYTHONPATH`.
 """
 
 from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -33,9 +36,11 @@ from flock.errors import SettingsError, WrongRegistry
 from flock.setting_values import (
     Reader,
     actor_homes,
+    one_of,
     read_advertise,
     read_environment,
     read_flag,
+    read_handlers,
     read_listen,
     read_node_name,
     read_path,
@@ -63,6 +68,9 @@ STOCK_ACTORS: Mapping[str, str] = {
     "sink": "actors.sink:Sink",
 }
 """The actors that answer on every node."""
+
+Handler = Callable[[dict[str, Any]], object]
+"""What is called at a run's start or end."""
 
 
 def default_registry() -> str:
@@ -103,6 +111,12 @@ class Settings:
         delayed_after_failure: whether delayed notifications run after a
             failure, too, as in Chef.
         auto_wash: whether the node washes dishes by itself after a run.
+        facts: `facter` or `ohai` for what that finds out beside our own
+            automatic attributes; `own` for those alone.
+        start_handlers: called with the run, as plain data, when it starts: a
+            callable or its `module:function`, several in order.
+        report_handlers: called with the report of a run that ended well.
+        exception_handlers: called with the report of one that did not.
         actors: actors of this site beside the stock ones: `module:Class` by name.
         origins: where each setting came from; read it with `origin`.
     """
@@ -129,6 +143,10 @@ class Settings:
     splay: float = 0.0
     delayed_after_failure: bool = True
     auto_wash: bool = True
+    facts: str = "own"
+    start_handlers: tuple[str | Handler, ...] = ()
+    report_handlers: tuple[str | Handler, ...] = ()
+    exception_handlers: tuple[str | Handler, ...] = ()
     actors: Mapping[str, str] = field(default_factory=dict)
     origins: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
 
@@ -211,7 +229,7 @@ def make_registry(settings: Settings) -> Registry:
         raise WrongRegistry(
             f"{settings.shown_registry!r} is no registry; wanted is {_REGISTRY_FORM}"
         )
-    backend = _load(BACKENDS[scheme], "registry backend")
+    backend = _load_class(BACKENDS[scheme], "registry backend")
     try:
         registry: Registry = backend(
             RegistrySettings(
@@ -234,23 +252,73 @@ def load_actors(settings: Settings) -> dict[str, type[Any]]:
     Raises:
         SettingsError: a module or class of `actors` is not there.
     """
-    stock = {name: _load(home, f"actor {name!r}") for name, home in STOCK_ACTORS.items()}
+    stock = {name: _load_class(home, f"actor {name!r}") for name, home in STOCK_ACTORS.items()}
     origin = settings.origin("actors")
     return stock | {
-        name: _load(home, f"actor {name!r} (from: {origin})")
+        name: _load_class(home, f"actor {name!r} (from: {origin})")
         for name, home in settings.actors.items()
     }
 
 
-def _load(home: str, what: str) -> type[Any]:
-    module_name, _, class_name = home.partition(":")
-    try:
-        found = getattr(import_module(module_name), class_name, None)
-    except ImportError as error:
-        raise SettingsError(f"{what} cannot be loaded from {home!r}: {error}") from error
+def load_handlers(settings: Settings, moment: str) -> tuple[Handler, ...]:
+    """Import what is called at a moment of each run.
+
+    Args:
+        settings: they name it.
+        moment: `start`, `report` or `exception`.
+
+    Raises:
+        SettingsError: a module or function is not there.
+    """
+    name = f"{moment}_handlers"
+    handlers: list[Handler] = []
+    for each in getattr(settings, name):
+        found = each
+        if isinstance(each, str):
+            what = f"the {moment} handler {each!r} (from: {settings.origin(name)})"
+            found = _load(each, what)
+            if not callable(found):
+                raise SettingsError(f"{what} cannot be called: it is {found!r}")
+        handlers.append(found)
+    return tuple(handlers)
+
+
+def load_site(settings: Settings) -> None:
+    """Import all that the settings name of a site's own; loading it again costs nothing.
+
+    Raises:
+        SettingsError: something is not there.
+    """
+    load_actors(settings)
+    for moment in ("start", "report", "exception"):
+        load_handlers(settings, moment)
+
+
+def _load_class(home: str, what: str) -> type[Any]:
+    """Import a class by its `module:Class`."""
+    found = _load(home, what)
     if not isinstance(found, type):
-        raise SettingsError(f"{what} cannot be loaded: {module_name} has no class {class_name!r}")
+        raise SettingsError(f"{what} cannot be loaded: {home!r} is no class")
     return found
+
+
+def _load(home: str, what: str) -> Any:
+    """Import what stands under a name of a module."""
+    module_name, _, name = home.partition(":")
+    try:
+        module = import_module(module_name)
+    except (Exception, SystemExit) as error:  # a site's file may fail in any way
+        raise SettingsError(
+            f"{what} cannot be loaded from {home!r}: {type(error).__name__}: {error}"
+        ) from error
+    try:
+        return getattr(module, name)
+    except AttributeError:
+        near = difflib.get_close_matches(name, vars(module), n=1)
+        suggestion = f"; did you mean {near[0]!r}?" if near else ""
+        raise SettingsError(
+            f"{what} cannot be loaded: {module_name} has no {name!r}{suggestion}"
+        ) from None
 
 
 # --- the settings one by one ---------------------------------------------------
@@ -304,6 +372,7 @@ def _state_home() -> Path:
 _POSITIVE = "a number of seconds above 0"
 _NOT_NEGATIVE = "a number of seconds, 0 or more"
 _YES_OR_NO = "true or false"
+_HANDLERS = "a list of 'module:function'"
 _REGISTRY_FORM = "embedded:DIR or zookeeper://[user:password@]host:port[,…]/root"
 
 SETTINGS: Mapping[str, tuple[Reader, str]] = {
@@ -329,6 +398,10 @@ SETTINGS: Mapping[str, tuple[Reader, str]] = {
     "splay": (seconds(), _NOT_NEGATIVE),
     "delayed_after_failure": (read_flag, _YES_OR_NO),
     "auto_wash": (read_flag, _YES_OR_NO),
+    "facts": (one_of("own", "facter", "ohai"), "own, facter or ohai"),
+    "start_handlers": (read_handlers, _HANDLERS),
+    "report_handlers": (read_handlers, _HANDLERS),
+    "exception_handlers": (read_handlers, _HANDLERS),
     "actors": (actor_homes(STOCK_ACTORS), "a table of 'module:Class' by name"),
 }
 """Every setting by name: how it is read, and what is said when it cannot be."""

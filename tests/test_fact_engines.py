@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import os
+import shutil
+import threading
 
 import pytest
 
-from flock.converge.fact_engines import KEPT_SECONDS, EngineFacts
+from flock.converge import facts as machine_facts
+from flock.converge.cancellation import Cancellation
+from flock.converge.fact_engines import COMMANDS, KEPT_SECONDS, EngineFacts
+from flock.errors import RunCancelled
 from flock.journal import Journal
+from flock.settings import load_settings
+from tests.kitchens import is_running
+from tests.support import eventually
 
 
 @pytest.fixture
@@ -77,7 +85,11 @@ def test_they_are_kept_for_an_hour_over_restarts(journal, stand_in):
 
 @pytest.mark.parametrize(
     ("prints", "code", "said"),
-    [("no JSON", 0, "Expecting value"), ("{}", 1, "exit status 1"), ("[1]", 0, "no table")],
+    [
+        ("no JSON", 0, "exit code 0 and said: no JSON"),
+        ("{}", 1, "exit code 1 and said: {}"),
+        ("[1]", 0, "exit code 0 and said: [1]"),
+    ],
 )
 def test_an_engine_that_fails_is_warned_about_and_what_was_known_is_used(
     journal, stand_in, caplog, prints, code, said
@@ -94,8 +106,74 @@ def test_an_engine_that_fails_is_warned_about_and_what_was_known_is_used(
     assert said in caplog.text
 
 
+def test_what_an_engine_found_beside_a_failure_is_used_and_told(journal, stand_in, caplog):
+    stand_in("facter", '{"a": 1}', code=1)
+
+    assert EngineFacts("facter", journal, own)()["a"] == 1
+
+    assert "not all facts of facter: it ended with exit code 1" in caplog.text
+
+
 def test_an_engine_that_is_not_there_leaves_our_own(journal, monkeypatch, tmp_path, caplog):
     monkeypatch.setenv("PATH", str(tmp_path))
 
     assert EngineFacts("ohai", journal, own)() == own()
     assert "no facts of ohai" in caplog.text
+
+
+def test_our_own_names_keep_their_form(journal, stand_in):
+    stand_in(
+        "facter",
+        '{"kernel": "Linux", "os": {"family": "Debian"}, "network": {"name": {"a": 1}, "mtu": 9}}',
+    )
+
+    facts = EngineFacts("facter", journal, lambda: own() | {"network": {"name": "x"}})()
+
+    assert facts["kernel"] == own()["kernel"]
+    assert facts["os"] == "linux"
+    assert facts["network"] == {"name": "x", "mtu": 9}
+    assert facts["facter"] == {
+        "kernel": "Linux",
+        "os": {"family": "Debian"},
+        "network": {"name": {"a": 1}},
+    }
+
+
+@pytest.mark.skipif(not shutil.which("facter"), reason="facter is not installed")
+def test_what_facter_prints_leaves_chefs_names_in_place(journal):
+    ours = machine_facts.collect()
+
+    facts = EngineFacts("facter", journal)()
+
+    assert facts["kernel"]["release"] == ours["kernel"]["release"]
+    assert (facts["fqdn"], facts["os"]) == (ours["fqdn"], ours["os"])
+    assert facts["memory"]["total"].endswith("kB")
+    assert facts["facter"]["os"]["family"]
+    assert facts["networking"]["hostname"]
+
+
+def test_an_engine_that_hangs_is_gone_soon_after_its_run_is_cancelled(journal, tmp_path, stand_in):
+    stand_in("ohai", "{}")
+    (tmp_path / "ohai").write_text(
+        f"#!/bin/sh\necho $$ > {tmp_path}/new\nmv {tmp_path}/new {tmp_path}/pid\nsleep 71\n"
+    )
+    cancellation = Cancellation()
+    ended = []
+
+    def ask():
+        with pytest.raises(RunCancelled):
+            EngineFacts("ohai", journal, own)(cancellation)
+        ended.append("cancelled")
+
+    asking = threading.Thread(target=ask, name="asking")
+    asking.start()
+    assert eventually((tmp_path / "pid").exists, within=15)
+    cancellation.cancel("enough")
+    asking.join(5)
+
+    assert ended == ["cancelled"]
+    assert not is_running(int((tmp_path / "pid").read_text()))
+
+
+def test_every_engine_can_be_named_in_the_settings():
+    assert [load_settings({"facts": engine}).facts for engine in COMMANDS] == list(COMMANDS)

@@ -509,7 +509,30 @@ def test_handlers_hear_of_start_and_end_and_may_fail(site, caplog):
     assert heard == [
         ("start", "running"), ("exception", "failed"), ("start", "running"), ("report", "ok"),
     ]  # fmt: skip
-    assert caplog.text.count("RuntimeError: handler failed") == 4
+    told = [
+        (event["moment"], event["error"])
+        for event in site.events
+        if event["event"] == "handler failed"
+    ]
+    assert told == [(moment, "RuntimeError: handler failed") for moment, _ in heard]
+    assert caplog.text.count("handler failed") >= 4
+
+
+def test_what_a_handler_does_to_its_report_reaches_nobody_else(site):
+    site.recipe("log('x')")
+    heard = []
+
+    def spoil(report):
+        heard.append(report["state"])
+        report["resources"].clear()
+        report["state"] = "failed"
+
+    kitchen = site.kitchen(report_handlers=[spoil, spoil])
+    report = kitchen.converge("x")
+
+    assert heard == ["ok", "ok"]
+    assert (report["state"], len(report["resources"])) == ("ok", 1)
+    assert kitchen.last_run() == report
 
 
 def test_a_run_happens_inside_of_what_it_is_given(site):

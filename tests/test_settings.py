@@ -18,6 +18,7 @@ from flock.settings import (
     Settings,
     default_registry,
     load_actors,
+    load_handlers,
     load_settings,
     make_registry,
 )
@@ -38,6 +39,13 @@ def here(tmp_path, monkeypatch):
 def test_every_setting_can_be_given_and_none_is_forgotten():
     known = {field.name for field in dataclasses.fields(Settings)} - {"origins"}
     assert set(SETTINGS) == known
+
+
+def test_the_page_of_settings_names_each_once():
+    page = (Path(__file__).parents[1] / "docs/settings.md").read_text()
+    rows = [line.split("|")[1] for line in page.splitlines() if line.startswith("| `")]
+    named = [name.strip(" `") for row in rows for name in row.split(",")]
+    assert sorted(named) == sorted(SETTINGS)
 
 
 def test_defaults_are_those_of_a_visitor():
@@ -106,6 +114,9 @@ def test_a_wrong_value_that_is_overridden_hinders_nobody(monkeypatch):
         ("SESSION_TIMEOUT", "0.5", "1 or more"),
         ("ACTORS", "itchy", "'module:Class'"),
         ("ACTORS", "info=cartoons:Info", "already"),
+        ("FACTS", "chef", "own, facter or ohai"),
+        ("START_HANDLERS", "site_chat", "a list of 'module:function'"),
+        ("EXCEPTION_HANDLERS", "site_chat:tell,:no", "':no' is no 'module:function'"),
     ],
 )
 def test_a_wrong_value_is_told_with_its_name_place_and_what_is_wanted(
@@ -317,3 +328,44 @@ def test_an_actor_that_is_not_there_is_told_with_its_origin(monkeypatch, home):
     monkeypatch.setenv("FLOCK_ACTORS", f"itchy={home}")
     with pytest.raises(SettingsError, match=r"^actor 'itchy' \(from: FLOCK_ACTORS\) cannot be"):
         load_actors(load_settings())
+
+
+def test_handlers_are_callables_or_where_they_stand(here, monkeypatch):
+    (here / "site_chat.py").write_text("def tell(report): pass\ndef shout(report): pass\n")
+    monkeypatch.syspath_prepend(here)
+    (here / "flock.toml").write_text('report_handlers = ["site_chat:tell", "site_chat:shout"]\n')
+    settings = load_settings({"start_handlers": [print, "site_chat:tell"]})
+
+    named = {
+        moment: [handler.__name__ for handler in load_handlers(settings, moment)]
+        for moment in ("start", "report", "exception")
+    }
+
+    assert named == {"start": ["print", "tell"], "report": ["tell", "shout"], "exception": []}
+
+
+@pytest.mark.parametrize(
+    ("text", "home", "said"),
+    [
+        ("", "site_none:tell", "No module named 'site_none'"),
+        ("def tell(report):\n  return (\n", "site_wrong:tell", "(site_wrong.py, line 2)"),
+        ("1 / 0\n", "site_wrong:tell", "ZeroDivisionError"),
+        ("def tell(report): pass\n", "site_wrong:tel", "no 'tel'; did you mean 'tell'?"),
+        ("tell = 5\n", "site_wrong:tell", "cannot be called: it is 5"),
+    ],
+)
+def test_a_handler_that_is_wrong_is_told_in_one_line_with_its_origin(
+    here, monkeypatch, text, home, said
+):
+    (here / "site_wrong.py").write_text(text)
+    monkeypatch.syspath_prepend(here)
+    monkeypatch.delitem(sys.modules, "site_wrong", raising=False)
+    (here / "flock.toml").write_text(f'# ours\nexception_handlers = ["{home}"]\n')
+
+    with pytest.raises(SettingsError) as raised:
+        load_handlers(load_settings(), "exception")
+
+    message = str(raised.value)
+    assert message.startswith(f"the exception handler '{home}' (from: {here}/flock.toml:2) cannot ")
+    assert said in message
+    assert "\n" not in message

@@ -168,7 +168,7 @@ class Cook:
             self._take_up_run_list(run)
             self._journal.save_run(run.report.as_data())
             self._tell(run, "run started", {"run_list": run.report.run_list})
-            _call(self._handlers.start, run.as_data())
+            self._call("start", self._handlers.start, run, run.as_data)
             locks = self._new_locks(run)
             with _held(locks):
                 self._take_run_lock(run, locks)
@@ -195,7 +195,10 @@ class Cook:
         final = run.report.as_data()
         unwashed = run.unwashed if run.state == "ok" else []
         self._tell(run, "run ended", {"report": final, "unwashed": unwashed})
-        _call(self._handlers.report if run.state == "ok" else self._handlers.exception, final)
+        if run.state == "ok":
+            self._call("report", self._handlers.report, run, run.report.as_data)
+        else:
+            self._call("exception", self._handlers.exception, run, run.report.as_data)
         run.settle(final)
 
     def queued(self, run: Run) -> None:
@@ -399,10 +402,35 @@ class Cook:
             run_list,
             # Its own: what a wash brings in is there for one run.
             Cookbooks(self._cookbooks.folder),
-            self._node.attributes(),
+            self._node.attributes(cancellation),
             self._words,
             cancellation,
         )
+
+    def _call(
+        self,
+        moment: str,
+        handlers: Sequence[Handler],
+        run: Run,
+        data: Callable[[], dict[str, Any]],
+    ) -> None:
+        """Call handlers, each with data of its own; one that fails spoils nothing."""
+        for handler in handlers:
+            try:
+                handler(data())
+            except (Exception, SystemExit) as error:
+                function = getattr(handler, "__qualname__", None)
+                name = repr(handler) if function is None else f"{handler.__module__}:{function}"
+                why = f"{type(error).__name__}: {error}"
+                log.exception(
+                    "%s: run %s: the %s handler %s failed: %s",
+                    self._node.name,
+                    run.run_id,
+                    moment,
+                    name,
+                    why,
+                )
+                self._tell(run, "handler failed", {"moment": moment, "handler": name, "error": why})
 
     def _tell(self, run: Run, event: str, said: Mapping[str, Any]) -> None:
         """Tell an event of a run."""
@@ -426,12 +454,3 @@ def _held(locks: RunLocks) -> Iterator[None]:
         failed = False
     finally:
         locks.end(failed=failed)
-
-
-def _call(handlers: Sequence[Handler], data: dict[str, Any]) -> None:
-    """Call handlers of the settings; one that fails spoils nothing."""
-    for handler in handlers:
-        try:
-            handler(data)
-        except (Exception, SystemExit):
-            log.exception("the handler %r failed", handler)

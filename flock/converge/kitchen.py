@@ -22,6 +22,7 @@ from flock.converge.cancellation import Cancellation
 from flock.converge.cook import Around, Cook, Handler, Handlers
 from flock.converge.cookbooks import Cookbooks
 from flock.converge.events import Events
+from flock.converge.fact_engines import EngineFacts
 from flock.converge.locks import Locksmith, LockWish
 from flock.converge.node_object import NodeObject
 from flock.converge.node_store import JournalStore, NodeStore
@@ -56,6 +57,7 @@ class Kitchen:
         run_lock: LockWish | None = None,
         around: Around = nullcontext,
         facts: Callable[[], Mapping[str, Any]] = machine_facts.collect,
+        fact_engine: str | None = None,
         sensitive_attributes: Sequence[str] = (),
         words: Mapping[str, Any] | None = None,
         delayed_after_failure: bool = True,
@@ -81,14 +83,17 @@ class Kitchen:
             around: makes what the recipes and resources of a run happen inside
                 of, on the run's thread.
             facts: returns the automatic attributes; asked once a run.
+            fact_engine: `facter` or `ohai`, whose facts are merged over those.
             sensitive_attributes: dotted paths of attributes that never leave
                 this machine.
             words: what recipes may import from `flock.recipe` beside its own
                 words, by name.
             delayed_after_failure: make delayed notifications after a failure too.
-            start_handlers: called with the run when it starts.
-            report_handlers: called with the report of a run that ended well.
-            exception_handlers: called with the report of one that did not.
+            start_handlers: called with the run, as plain data, when it starts.
+            report_handlers: called with the report of a run that ended well,
+                on the run's thread: it is active until they have returned.
+            exception_handlers: called so with the report of one that did not.
+                A handler that raises is logged and changes nothing.
         """
         self.name = name
         self.environment = environment
@@ -102,7 +107,7 @@ class Kitchen:
                 environment,
                 journal,
                 store or JournalStore(journal),
-                facts,
+                EngineFacts(fact_engine, journal, facts) if fact_engine else lambda _: facts(),
                 sensitive_attributes,
             ),
             run_list,

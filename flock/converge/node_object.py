@@ -6,8 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from flock.converge.attributes import Attributes, merge_onto, only, plain, without
+from flock.converge.cancellation import Cancellation
 from flock.converge.node_store import NodeStore
 from flock.journal import Journal
+
+Facts = Callable[[Cancellation | None], Mapping[str, Any]]
+"""Returns the automatic attributes; what takes long in it ends when it is cancelled."""
 
 _SENSITIVE_FACT = "sensitive normal attributes"
 
@@ -24,7 +28,7 @@ class NodeObject:
         environment: str,
         journal: Journal,
         store: NodeStore,
-        facts: Callable[[], Mapping[str, Any]],
+        facts: Facts,
         sensitive: Sequence[str],
     ) -> None:
         self.name = name
@@ -34,12 +38,16 @@ class NodeObject:
         self._facts = facts
         self._sensitive = tuple(sensitive)
 
-    def attributes(self) -> Attributes:
-        """Return the attributes as they are before any recipe."""
+    def attributes(self, cancellation: Cancellation | None = None) -> Attributes:
+        """Return the attributes as they are before any recipe.
+
+        Raises:
+            RunCancelled: it was cancelled while facts were found out.
+        """
         normal: dict[str, Any] = plain(self._store.normal_attributes(), "normal")
         if self._sensitive:
             merge_onto(normal, self._journal.recall(_SENSITIVE_FACT, {}), join_lists=False)
-        return Attributes(self._facts(), normal)
+        return Attributes(self._facts(cancellation), normal)
 
     def run_list(self) -> list[str] | None:
         """Return the node's own run list if it may have been changed from outside, else None."""

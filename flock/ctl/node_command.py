@@ -122,8 +122,11 @@ def _join(line: CommandLine, signals: StopSignals) -> Flock | None:
     """
     from flock.boot import node_keys
     from flock.fleet import Flock
+    from flock.settings import load_site
 
     settings = line.settings()
+    # What is wrong there is said now, not when the registry answers.
+    load_site(settings)
     name = checked_name(settings.name or host_name())
     keys = node_keys(settings, name) if settings.crypto else None
     told = -_LINE_EVERY

@@ -196,6 +196,10 @@ _MACHINE = (
     setting("environment", "NAME", "the node's environment"),
     setting("state_dir", "DIR", "journal, keys and run lock"),
     several("actors", "NAME=MODULE:CLASS", "an actor of this site; with commas, or repeated"),
+    setting("facts", "ENGINE", "facter or ohai: its facts beside our own"),
+    several("start_handlers", "MODULE:FUNCTION", "called with each run when it starts"),
+    several("report_handlers", "MODULE:FUNCTION", "called with the report of a run that went well"),
+    several("exception_handlers", "MODULE:FUNCTION", "called with the report of one that did not"),
     switch("delayed_after_failure", "make delayed notifications after a failure, too"),
     setting("lock_delay", "SECONDS", "pause of the next holder after a lock's unclean end"),
 )
