@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import stat
 import sys
 from pathlib import Path
@@ -59,8 +60,7 @@ class Folder:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._check_rights(self.path.stat())
             self._check_file_system()
-            # Others may read the folder, if its owner lets them, but not this.
-            os.close(os.open(self.database, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+            self._make_database()
             self._handle = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except RegistryError:
             raise  # some are system errors too, for those who catch such
@@ -72,6 +72,24 @@ class Folder:
             raise RegistryUnavailable(self.url, f"{error.strerror} ({error.filename})") from None
         found = self.database.stat()
         self._identity = (found.st_dev, found.st_ino)
+
+    def _make_database(self) -> None:
+        """Make the empty database; others may read the folder, if its owner lets them, but not it.
+
+        One that is there is not opened here. To close any descriptor of it
+        drops the locks of every connection that this process has to it; the
+        next process to leave would then take itself for the last, and remove
+        the log from under us.
+        """
+        if self.database.exists():
+            return
+        made = self.path / f"registry.{secrets.token_hex(8)}.new"
+        os.close(os.open(made, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+        try:
+            with contextlib.suppress(FileExistsError):
+                os.link(made, self.database)
+        finally:
+            made.unlink()
 
     def _check_rights(self, found: os.stat_result) -> None:
         if found.st_uid != os.geteuid():

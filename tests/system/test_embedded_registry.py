@@ -159,6 +159,19 @@ def test_two_nodes_of_one_process_live_apart(registry, second):
     assert lock.held
 
 
+def test_two_registries_of_one_process_see_what_is_written_after_others_left(
+    registry, second, embedded_url
+):
+    for number in range(3):
+        other = RegistryProcess(embedded_url)
+        try:
+            other.do("write", path=f"releases/{number}", value=number)
+        finally:
+            other.close()
+        seen = [each.read(f"releases/{number}") for each in (registry, second)]
+        assert [document.value for document in seen] == [number, number]
+
+
 def test_a_life_file_that_a_crash_left_is_swept_up_with_the_next_dead(registry, process, folder):
     process.do("announce", name="bender1")
     registry.watch_nodes(print)
