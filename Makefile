@@ -11,7 +11,7 @@ READY := $(VENV)/.ready
 SHELL := /bin/sh
 
 .DEFAULT_GOAL := help
-.PHONY: help setup venv demo test lint bench-locks chaos-locks bench bench-calls bench-converge bench-notices bench-search clean
+.PHONY: help setup venv demo test lint bench-locks chaos-locks bench bench-calls bench-converge bench-fan-out bench-notices bench-search clean
 
 help: ## list the targets
 	@echo "Targets:"
@@ -64,6 +64,9 @@ bench-calls: $(READY) ## our calls beside a raw pyzmq ping-pong, as ratios
 
 bench-converge: $(READY) ## a converge of files beside Puppet, pyinfra and Ansible, and its growth
 	@$(BIN)/python scripts/bench_converge.py $(ARGS)
+
+bench-fan-out: $(READY) ## one command for 50 real nodes on this machine, on either registry
+	@$(BIN)/python scripts/bench_fan_out.py $(ARGS)
 
 bench-locks: $(READY) ## our locks beside kazoo's on a local ZooKeeper, as ratios
 	@$(BIN)/python scripts/bench_locks.py $(ARGS)
