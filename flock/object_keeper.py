@@ -132,6 +132,14 @@ class ObjectKeeper:
                     logger.warning("attributes are the last ones known: %s", error)
             return self._known_normal()
 
+    def check(self, node_object: dict[str, Any]) -> None:
+        """Refuse a node object that no registry takes.
+
+        Raises:
+            DocumentTooLarge: says which part has how many bytes.
+        """
+        check_size(node_object, self._home)
+
     def save(self, node_object: dict[str, Any]) -> None:
         """Keep the node object; in an outage it reaches the registry later.
 

@@ -146,3 +146,25 @@ def test_what_is_sensitive_is_left_out_of_a_copy():
         "db": {"user": "y"}
     }
     assert attributes["db"]["password"] == "x"
+
+
+def test_the_largest_attribute_is_named_with_the_line_that_wrote_it():
+    attributes = Attributes({"kernel": {"release": "6.1"}})
+    here = "test_attributes.py:"
+    attributes.level("normal")["app"]["config"] = {"text": "x" * 100_000, "port": 80}
+    path, size, where = attributes.largest()
+    assert (path, size) == ("app.config.text", 100_002)
+    assert here in where
+
+    small = Attributes()
+    for number in range(100):
+        small.level("default")["many"][f"key{number}"] = "x" * 100
+    path, size, where = small.largest()
+    assert (path, here in where) == ("many", True)
+    assert Attributes().largest() == ("", 0, "")
+
+
+def test_the_line_that_wrote_is_found_through_what_tables_bring():
+    attributes = Attributes()
+    attributes.level("normal").update(blob="x" * 100_000)
+    assert "test_attributes.py:" in attributes.largest()[2]

@@ -710,6 +710,9 @@ class Store:
     def run_list(self):
         return None
 
+    def check(self, node_object):
+        pass
+
     def save(self, node_object):
         if self.error:
             raise self.error
@@ -767,6 +770,29 @@ def test_a_node_object_that_cannot_be_saved_fails_the_run_and_hides_no_failure(s
     assert (report["state"], report["error"]) == (
         "failed", "the node object of bender0 has 5000000 bytes, the limit is 524288",
     )  # fmt: skip
+    assert not kitchen.active()
+
+
+def test_a_node_object_that_would_be_too_large_fails_the_run_before_it_does_anything(site, caplog):
+    place = site.recipe("""
+        file('{here}/done', content='yes')
+        node.default['web']['blob'] = 'x' * 400_000
+        node.default['web']['port'] = 80
+    """)
+    store = Store()
+
+    def check(node_object):
+        raise DocumentTooLarge("node object 'bender0'", 600_000, 524_288)
+
+    store.check = check  # type: ignore[method-assign]
+    kitchen = site.kitchen(store=store)
+    report = kitchen.converge("x")
+
+    assert report["error"] == (
+        f"{place}:3: attribute 'web.blob' with its 400002 bytes is too large:"
+        " node object 'bender0' has 600000 bytes, the limit is 524288"
+    )
+    assert not (site.folder / "done").exists()
     assert not kitchen.active()
 
 

@@ -13,11 +13,16 @@ from __future__ import annotations
 
 import copy
 import datetime
+import json
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from sys import _getframe
 from typing import Any, NoReturn
 
 WRITABLE_LEVELS = ("default", "force_default", "normal", "override", "force_override")
 """What attribute files and recipes may write."""
+
+_LARGE = 64 * 1024
+"""Characters from which on it is noted where a value was written: it may be too much one day."""
 
 
 class ReadOnly(dict[str, Any]):
@@ -39,16 +44,40 @@ class Level(MutableMapping[str, Any]):
     A table that is not there is made when it is walked through.
     """
 
-    def __init__(self, data: dict[str, Any], changed: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        data: dict[str, Any],
+        changed: Callable[[], None],
+        written: dict[tuple[str, ...], str],
+        path: tuple[str, ...] = (),
+    ) -> None:
+        """Wrap a table.
+
+        Args:
+            data: the table.
+            changed: called after each change.
+            written: takes where each key of the level was first written, and
+                each large value last, as `file:line` by path.
+            path: of the table.
+        """
         self._data = data
         self._changed = changed
+        self._written = written
+        self._path = path
 
     def __getitem__(self, key: str) -> Any:
         value = self._data.setdefault(key, {})
-        return Level(value, self._changed) if isinstance(value, dict) else value
+        if not isinstance(value, dict):
+            return value
+        return Level(value, self._changed, self._written, (*self._path, key))
 
     def __setitem__(self, key: str, value: Any) -> None:
-        self._data[_key(key)] = plain(value, key)
+        self._data[_key(key)] = copied = plain(value, key)
+        path = (*self._path, key)
+        if _weight(copied) >= _LARGE:
+            self._written[path] = _place_outside()
+        elif path[:1] not in self._written:
+            self._written[path[:1]] = _place_outside()
         self._changed()
 
     def __delitem__(self, key: str) -> None:
@@ -81,10 +110,31 @@ class Attributes:
         self._environment: dict[str, dict[str, Any]] = {"default": {}, "override": {}}
         self._roles: dict[str, dict[str, Any]] = {"default": {}, "override": {}}
         self._merged: ReadOnly | None = None
+        self._written: dict[tuple[str, ...], str] = {}
 
     def level(self, name: str) -> Level:
         """Return a level to write; `name` is one of `WRITABLE_LEVELS`."""
-        return Level(self.levels[name], self._forget)
+        return Level(self.levels[name], self._forget, self._written)
+
+    def largest(self) -> tuple[str, int, str]:
+        """Return the attribute that takes most of what they take together.
+
+        Returns:
+            Its dotted path, its bytes as JSON, and where a recipe wrote it, as
+            `file:line`; empty if that is not known.
+        """
+        path: tuple[str, ...] = ()
+        value: Any = self.merged()
+        size = 0
+        while isinstance(value, Mapping) and value:
+            sizes = {key: len(json.dumps(item)) for key, item in value.items()}
+            key = max(sizes, key=lambda each: sizes[each])
+            if path and sizes[key] * 2 < size:
+                break  # many small ones: what holds them is what is large
+            path, value, size = (*path, key), value[key], sizes[key]
+        above = (path[:length] for length in range(len(path), 0, -1))
+        where = next((self._written[each] for each in above if each in self._written), "")
+        return ".".join(path), size, where
 
     def set_normal(self, path: Sequence[str], values: Mapping[str, Any]) -> None:
         """Set keys of a normal table, as `with_values` does."""
@@ -257,6 +307,29 @@ def _read_only(table: dict[str, Any]) -> ReadOnly:
     return ReadOnly(
         {key: _read_only(item) if isinstance(item, dict) else item for key, item in table.items()}
     )
+
+
+def _weight(value: Any) -> int:
+    """Return about how many characters a value has."""
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, dict):
+        return sum(len(key) + _weight(item) for key, item in value.items())
+    if isinstance(value, list):
+        return sum(map(_weight, value))
+    return 1
+
+
+def _place_outside() -> str:
+    """Return `file:line` of whoever writes: the first that is neither here nor the library's."""
+    frame = _getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__") in (
+        __name__,
+        "collections.abc",
+        "_collections_abc",
+    ):
+        frame = frame.f_back
+    return f"{frame.f_code.co_filename}:{frame.f_lineno}"
 
 
 def _key(key: object) -> str:

@@ -281,6 +281,7 @@ class Cook:
                 finally:
                     if not run.why_run:
                         washing.saw(compilation.recipes)
+            self._node.check(compilation.attributes, self.node_object())
             if run.is_own and not run.why_run:
                 self.standing = compilation
                 washing.judge()
@@ -294,14 +295,14 @@ class Cook:
                             run.run_id, partial(_would_change, runner, compilation)
                         )
                 runner.converge()
-        except FlockError:
-            self._end(run, compilation, after_failure=True)
+        except FlockError as failure:
+            self._end(run, compilation, failure)
             raise
         finally:
             self.runner = None
         if run.is_own and not run.why_run:
             run.unwashed = washing.unwashed_sinks()
-        self._end(run, compilation, after_failure=False)
+        self._end(run, compilation)
 
     def _wash(self, run: Run, sinks: Sequence[str], locks: RunLocks) -> None:
         """Compile the own run list to judge by it, and converge nothing but the washes."""
@@ -319,12 +320,12 @@ class Cook:
         try:
             with compilation.active(), washing_with(washing), self._around(run):
                 runner.converge()
-        except FlockError:
-            self._end(run, compilation, after_failure=True)
+        except FlockError as failure:
+            self._end(run, compilation, failure)
             raise
         finally:
             self.runner = None
-        self._end(run, compilation, after_failure=False)
+        self._end(run, compilation)
 
     def _new_washing(
         self, run: Run, compilation: Compilation, judged: Compilation, refusal: str = ""
@@ -372,20 +373,23 @@ class Cook:
             delayed_after_failure=self._delayed_after_failure,
         )
 
-    def _end(self, run: Run, compilation: Compilation, *, after_failure: bool) -> None:
+    def _end(self, run: Run, compilation: Compilation, failure: FlockError | None = None) -> None:
         """Keep what lasts, let notices go; that this fails too must not hide an earlier failure."""
         if run.why_run:
             return
         try:
             if self._outbound is not None:
                 run.report.notices += self._outbound.run_over(
-                    run.run_id, run.is_own and not after_failure
+                    run.run_id, run.is_own and failure is None
                 )
             self._node.save(compilation.attributes, self.node_object())
         except FlockError as error:
-            if not after_failure:
+            if failure is None:
                 raise
-            log.error("%s: run %s: what lasts is not saved: %s", self._node.name, run.run_id, error)
+            if str(error) != str(failure):
+                log.error(
+                    "%s: run %s: what lasts is not saved: %s", self._node.name, run.run_id, error
+                )
 
     def _newest_attributes(self) -> Attributes:
         """Return the attributes of the last compilation; before the first, what lasts."""

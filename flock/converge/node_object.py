@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from flock.converge.attributes import Attributes, merge_onto, only, plain, without
 from flock.converge.cancellation import Cancellation
 from flock.converge.node_store import NodeStore
+from flock.errors import DocumentTooLarge, RecipeError
 from flock.journal import Journal
 
 Facts = Callable[[Cancellation | None], Mapping[str, Any]]
@@ -78,6 +80,16 @@ class NodeObject:
             "attributes": public,
         }
 
+    def check(self, attributes: Attributes, data: dict[str, Any]) -> None:
+        """Refuse what `save` would refuse for its size.
+
+        Raises:
+            RecipeError: names the attribute, and where a recipe wrote it.
+            DocumentTooLarge: it is no single attribute that is too large.
+        """
+        with _named(attributes):
+            self._store.check(data)
+
     def save(self, attributes: Attributes, data: dict[str, Any]) -> None:
         """Keep what lasts.
 
@@ -87,7 +99,8 @@ class NodeObject:
         if self._sensitive:
             normal = plain(attributes.levels["normal"], "normal")
             self._journal.remember(_SENSITIVE_FACT, only(normal, self._sensitive))
-        self._store.save(data)
+        with _named(attributes):
+            self._store.save(data)
 
     def save_values(
         self,
@@ -103,3 +116,16 @@ class NodeObject:
         """
         self._store.save_values(data, path, values)
         attributes.set_normal(path, values)
+
+
+@contextmanager
+def _named(attributes: Attributes) -> Iterator[None]:
+    """Say which attribute makes a node object too large, if one does."""
+    try:
+        yield
+    except DocumentTooLarge as error:
+        path, size, where = attributes.largest()
+        if size * 2 < error.limit:
+            raise
+        message = f"attribute {path!r} with its {size} bytes is too large: {error}"
+        raise RecipeError(message, where) from error

@@ -25,6 +25,13 @@ class NodeStore(Protocol):
         None if nobody but the kitchen itself knows it.
         """
 
+    def check(self, node_object: dict[str, Any]) -> None:
+        """Refuse what `save` would refuse; called when a run has compiled, before it converges.
+
+        Raises:
+            DocumentTooLarge: nothing takes it.
+        """
+
     def save(self, node_object: dict[str, Any]) -> None:
         """Keep the node object; called after each run that was no why-run.
 
@@ -60,6 +67,9 @@ class JournalStore:
     def run_list(self) -> list[str] | None:
         """Leave the run list to the kitchen."""
         return None
+
+    def check(self, node_object: dict[str, Any]) -> None:
+        """Take everything: the journal has no limit."""
 
     def save(self, node_object: dict[str, Any]) -> None:
         """Keep the node object, and the normal attributes apart from it."""

@@ -13,7 +13,10 @@ def summary(report: Mapping[str, Any]) -> str:
     rows = report["resources"]
     counts = {state: sum(row["state"] == state for row in rows) for state in ("changed", "failed")}
     would = "would change" if report["why_run"] else "changed"
-    parts = [report["state"], f"{counts['changed']} of {len(rows)} {would}"]
+    if rows or report["state"] == "ok":
+        parts = [report["state"], f"{counts['changed']} of {len(rows)} {would}"]
+    else:
+        parts = [report["state"], "nothing was done"]
     if counts["failed"]:
         parts.append(f"{counts['failed']} failed")
     parts.append(f"{report['seconds']:.1f} s")
