@@ -93,8 +93,8 @@ class ZooKeeperRegistry(Registry):
     def _make_parts(self) -> None:
         """Make everything anew: a session object is opened once."""
         root = self._address.root
-        self._hub = hub = Hub()
-        self._session = Session(self._address, self._settings)
+        self._session = session = Session(self._address, self._settings)
+        self._hub = hub = Hub(lambda path: session.unwatch(path, hub.fired))
         self._watches = Watches(self._session, hub)
         self._chores = Chores(self._session)
         self._keys = Keys(self._session, self._watches, root)

@@ -23,7 +23,7 @@ from registry.contract import (
 from registry.zookeeper_address import Address
 from registry.zookeeper_client import Client
 from registry.zookeeper_guard import Guard, boottime
-from registry.zookeeper_requests import Requests
+from registry.zookeeper_requests import Requests, Watch
 
 _log = logging.getLogger(__name__)
 
@@ -138,6 +138,11 @@ class Session:
                 self.url, "it is closed" if self._closed.is_set() else "not opened"
             )
         return Requests(client, self.guard, self.url, timeout)
+
+    def unwatch(self, path: str, watch: Watch) -> None:
+        """Take a watch back from the server, if there is one; waits for nothing."""
+        if self._client is not None:
+            self._client.unwatch(path, watch)
 
     @property
     def is_connected(self) -> bool:

@@ -46,9 +46,14 @@ _Key: TypeAlias = tuple[bool, str]
 
 
 class Hub:
-    """Passes kazoo's events on to those who listen at a path."""
+    """Passes kazoo's events on to those who listen at a path.
 
-    def __init__(self) -> None:
+    Args:
+        unwatch: takes back the watches on a path; must not block.
+    """
+
+    def __init__(self, unwatch: Callable[[str], None]) -> None:
+        self._unwatch = unwatch
         self._lock = threading.Lock()
         self._listeners: dict[str, list[Callback]] = {}
 
@@ -69,6 +74,17 @@ class Hub:
                     self._listeners.pop(path, None)
 
         return cancel
+
+    def take_back(self, path: str) -> None:
+        """Have the server watch a path no longer, unless somebody listens; waits for nothing.
+
+        For what may never fire again: the watch on a node that is gone, or
+        that nobody asks about any more, stays with the server and with kazoo
+        for as long as the session lasts.
+        """
+        with self._lock:  # who listens from now on sends his watch after this
+            if path not in self._listeners:
+                self._unwatch(path)
 
     def fired(self, event: WatchedEvent) -> None:
         """Take an event from kazoo: one without a path means that every watch is gone."""
@@ -182,6 +198,7 @@ class Watches:
                 if not watched.subscribers and self._watched.get(key) is watched:
                     del self._watched[key]
                     watched.stop_listening()
+                    self._hub.take_back(key[1])
 
         try:
             with watched.reading:

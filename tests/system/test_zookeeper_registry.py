@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from kazoo.client import KazooClient
 from kazoo.exceptions import NoAuthError
+from zookeeper_servers import ask
 
 from registry.contract import (
     DocumentTooLarge,
@@ -815,6 +816,52 @@ def test_an_open_registry_warns_once(new_member, zookeeper_url, caplog):
     with caplog.at_level(logging.WARNING):
         new_member(zookeeper_url)
     assert len([record for record in caplog.records if "is open" in record.message]) == 1
+
+
+def watched_at_the_server(url: str) -> list[str]:
+    """Return the nodes of a registry that the server watches for anybody."""
+    hosts, _, root = url.removeprefix("zookeeper://").partition("/")
+    lines = ask(int(hosts.partition(",")[0].rpartition(":")[2]), "wchp").splitlines()
+    return [line for line in lines if line.startswith(f"/{root}/")]
+
+
+def test_a_watch_that_nobody_needs_any_more_is_taken_back(member, other, zookeeper_url):
+    # Once after what was watched is gone, once before anything ever came.
+    gone, given_up = threading.Event(), threading.Event()
+    before = watched_at_the_server(zookeeper_url)
+    other.create("things/gone", 1)
+    cancels = [
+        member.watch_document("things/gone", gone.set),
+        member.watch_document("things/never", given_up.set),
+        member.watch_children("things/never", given_up.set),
+    ]
+    assert len(watched_at_the_server(zookeeper_url)) == len(before) + 2
+    other.delete("things/gone")
+    assert gone.wait(5)
+    for cancel in cancels:
+        cancel()
+
+    assert (
+        eventually(lambda: watched_at_the_server(zookeeper_url), within=5, becomes=before) == before
+    )
+    # The connection that took them back works as before, and a new watch is a new watch.
+    again = threading.Event()
+    member.watch_document("things/gone", again.set)
+    other.create("things/gone", 2)
+    assert again.wait(5)
+
+
+def test_a_watch_that_fires_while_it_is_taken_back_harms_nobody(
+    member, behind_proxy, proxy, caplog
+):
+    cancel = behind_proxy.watch_document("things/one", lambda: None)
+    proxy.hold_answers()
+    member.create("things/one", 1)  # it fires, and the news is on its way
+    cancel()
+    proxy.let_answers_through()
+
+    assert behind_proxy.read("things/one").value == 1
+    assert "ended by itself" not in caplog.text
 
 
 def test_a_root_of_several_parts_is_made(new_member, zookeeper_url):

@@ -6,7 +6,7 @@ import contextlib
 import socket
 import struct
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from kazoo.client import KazooClient
 
@@ -48,6 +48,8 @@ class Proxy:
         self.lost = threading.Event()
         self._garble = False
         self._is_open = True
+        self._flows = threading.Event()
+        self._flows.set()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._begin(self._accept)
 
@@ -74,6 +76,14 @@ class Proxy:
         """Change the next answer into one that no request belongs to."""
         self._garble = True
 
+    def hold_answers(self) -> None:
+        """Keep what servers say until `let_answers_through`."""
+        self._flows.clear()
+
+    def let_answers_through(self) -> None:
+        """Pass on what was held, in order."""
+        self._flows.set()
+
     def shut(self) -> None:
         """Break every connection, and refuse new ones."""
         self._is_open = False
@@ -86,6 +96,7 @@ class Proxy:
     def close(self) -> None:
         """End it, with all its threads."""
         self._is_open = False
+        self._flows.set()
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         self._break_all()
@@ -120,6 +131,8 @@ class Proxy:
     def _pump(self, source: socket.socket, target: socket.socket, to_server: bool) -> None:
         with contextlib.suppress(OSError):
             while data := source.recv(65_536):
+                if not to_server:
+                    self._flows.wait()
                 if self._is_to_be_lost(data, to_server):
                     self.lost.set()
                     break
@@ -130,22 +143,20 @@ class Proxy:
         self._break((source, target))
 
     def _is_to_be_lost(self, data: bytes, to_server: bool) -> bool:
-        if len(data) < 12 or not self._lose:
+        if not self._lose:
             return False
-        _, xid, request = struct.unpack_from(">iii", data)
-        if xid == _PING_XID:
-            return False
-        if to_server and self._lose_before_server:
-            if request in self._lose:
+        for xid, request in _heads(data):
+            if xid == _PING_XID:
+                continue
+            if to_server and self._lose_before_server:
+                if request in self._lose:
+                    self._lose = frozenset()
+                    return True
+            elif to_server:
+                self._answer_is_lost = self._answer_is_lost or request in self._lose
+            elif self._answer_is_lost:
                 self._lose = frozenset()
                 return True
-            return False
-        if to_server:
-            self._answer_is_lost = self._answer_is_lost or request in self._lose
-            return False
-        if self._answer_is_lost:
-            self._lose = frozenset()
-            return True
         return False
 
     def _break_all(self) -> None:
@@ -160,3 +171,12 @@ class Proxy:
             one.close()
             with self._lock:
                 self._sockets.discard(one)
+
+
+def _heads(data: bytes) -> Iterator[tuple[int, int]]:
+    """Give number and kind of each packet in what was read at once."""
+    start = 0
+    while start + 12 <= len(data):
+        length, xid, request = struct.unpack_from(">iii", data, start)
+        yield xid, request
+        start += 4 + max(0, length)
