@@ -25,12 +25,20 @@ def in_children(let_go: Callable[[], None]) -> None:
         let_go: closes what the object holds; must not wait for a lock, which
             another thread may have held at the time of the fork.
     """
-    method: _Weak = weakref.WeakMethod(let_go)
+    method: _Weak = weakref.WeakMethod(let_go, _methods.discard)
+    _methods.add(method)
 
-    def call() -> None:
-        found = method()
-        if found is not None:
+
+_methods: set[_Weak] = set()
+
+
+def _let_go_of_all() -> None:
+    for method in list(_methods):
+        let_go = method()
+        if let_go is not None:
             with contextlib.suppress(OSError):
-                found()
+                let_go()
 
-    os.register_at_fork(after_in_child=call)
+
+# Once for all: what was registered here cannot be taken back.
+os.register_at_fork(after_in_child=_let_go_of_all)
