@@ -24,6 +24,9 @@ from flock.wire import Codec
 
 logger = logging.getLogger(__name__)
 
+MAX_WATCHERS = 100_000
+"""Monitors that others may set on one actor: more than any flock needs, and bounded."""
+
 
 @dataclass(frozen=True, slots=True)
 class Down:
@@ -152,8 +155,13 @@ class Monitors:
         if not actor:
             return  # of our own end the peer learns by itself
         with self._lock:
-            self._others.setdefault(actor, {})[peer.generation, number] = peer
-        if not self._has_actor(actor):
+            watchers = self._others.setdefault(actor, {})
+            is_full = len(watchers) >= MAX_WATCHERS
+            if not is_full:
+                watchers[peer.generation, number] = peer
+        if is_full:
+            self._tell(peer, number, actor, f"it has {MAX_WATCHERS} monitors already", crashed=True)
+        elif not self._has_actor(actor):
             self.actor_over(actor, "there is no such actor", crashed=True)
 
     def heard_unwatch(self, peer: Any, number: int) -> None:
@@ -167,7 +175,10 @@ class Monitors:
         with self._lock:
             watchers = self._others.pop(actor, {})
         for (_, number), peer in watchers.items():
-            try:
-                peer.send(self._codec.encode((DOWN, number, reason, crashed)), urgent=True)
-            except CallError as error:
-                logger.info("%s was not told that %s is over: %s", peer.title, actor, error)
+            self._tell(peer, number, actor, reason, crashed=crashed)
+
+    def _tell(self, peer: Any, number: int, actor: str, reason: str, *, crashed: bool) -> None:
+        try:
+            peer.send(self._codec.encode((DOWN, number, reason, crashed)), urgent=True)
+        except CallError as error:
+            logger.info("%s was not told that %s is over: %s", peer.title, actor, error)

@@ -246,7 +246,7 @@ class Node:
             )
             if self._admission is not None:
                 self._enter_key()
-                self._admission.start(self._peers.key_removed)
+                self._admission.start(self._key_removed)
             self._reader.start()
         except BaseException:
             self._abandon()
@@ -544,12 +544,19 @@ class Node:
             return None
         return time.clock_gettime(time.CLOCK_BOOTTIME) + seconds - late
 
+    def _key_removed(self, key: bytes) -> None:
+        """Cut off who had a key that the registry does not know any more, and forget him."""
+        self._peers.key_removed(key)
+        self._reader.forget_key(key)
+
     def _peer_over(self, peer: RemotePeer, reason: str, crashed: bool) -> None:
         """Tell everybody who keeps something of a peer that it is gone."""
         self.monitors.peer_over(peer, reason, crashed)
         if peer.state == "gone":
             self.topics.peer_over(peer.generation)
             self._reader.forget(peer.generation)
+            if self._visitors.get(peer.title) is peer:
+                self._visitors.pop(peer.title, None)
 
     # --- circles of waits
 

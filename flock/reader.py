@@ -12,6 +12,7 @@ import logging
 import math
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -29,6 +30,7 @@ _BUCKET = 60.0  # seconds; the clock offset is the smallest of this and the last
 _MAX_BAD = 10  # bad frames of one key within `_BAD_WINDOW` before it is ignored
 _BAD_WINDOW = 60.0
 _MAX_CONNECTIONS = 100_000
+_MAX_SUPERSEDED = 1_000  # connections kept for the goodbye that may still come on them
 _ENCRYPTION_BYTES = 256  # more than CURVE adds to a frame
 
 Lookup = Callable[[bytes], "KeyRecord | None"]
@@ -39,6 +41,7 @@ class Connection:
 
     Attributes:
         key: the key at the other end, Z85; empty without encryption.
+        route: what the ROUTER calls it.
         generation: as its HELLO said; empty before.
         lane: the peer's number of this lane.
         peer: whom answers go to; None until that is known.
@@ -54,11 +57,13 @@ class Connection:
         "key",
         "lane",
         "peer",
+        "route",
     )
 
-    def __init__(self, key: bytes) -> None:
+    def __init__(self, key: bytes, route: bytes) -> None:
         """Begin with a connection that has said nothing."""
         self.key = key
+        self.route = route
         self.generation = ""
         self.lane = 0
         self.peer: Any = None
@@ -134,6 +139,7 @@ class Reader:
         # By key, too: a generation is what its HELLO says, and nobody may
         # supersede the lanes of another.
         self._newest: dict[tuple[bytes, str], Connection] = {}
+        self._superseded: deque[bytes] = deque()
         self._bad: dict[bytes, list[float]] = {}
         self._ignored: dict[bytes, float] = {}
         self._thread: threading.Thread | None = None
@@ -205,7 +211,7 @@ class Reader:
             counters.ignored += 1
             return None
         if connection is None or connection.key != key:
-            connection = Connection(key)
+            connection = Connection(key, route)
             self._connections[route] = connection
             if len(self._connections) > _MAX_CONNECTIONS:
                 self._forget_old_connections()
@@ -252,11 +258,18 @@ class Reader:
         newest = self._newest.setdefault((connection.key, generation), connection)
         if newest is not connection:
             if newest.lane > connection.lane:
-                connection.is_superseded = True
+                self._supersede(connection)
                 return  # late news from a lane that was replaced
-            newest.is_superseded = True
+            self._supersede(newest)
             self._newest[connection.key, generation] = connection
         self._heard_hello(connection, message)
+
+    def _supersede(self, connection: Connection) -> None:
+        """Take no more from a connection but a goodbye, and that not for ever."""
+        connection.is_superseded = True
+        self._superseded.append(connection.route)
+        if len(self._superseded) > _MAX_SUPERSEDED:
+            self._connections.pop(self._superseded.popleft(), None)
 
     def forget(self, generation: str) -> None:
         """Drop what is kept of a peer that is gone; may be called from any thread."""
@@ -267,11 +280,19 @@ class Reader:
             if identity[1] == generation:
                 self._newest.pop(identity, None)
 
-    def _forget_old_connections(self) -> None:
-        """Drop connections superseded by a newer lane: ROUTER does not say when one ends."""
+    def forget_key(self, key: bytes) -> None:
+        """Drop what is kept of a key that is known no longer; may be called from any thread."""
         for route, connection in self._connections.copy().items():
-            if connection.is_superseded:
+            if connection.key == key:
                 self._connections.pop(route, None)
+        for identity in list(self._newest):
+            if identity[0] == key:
+                self._newest.pop(identity, None)
+        self._bad.pop(key, None)
+        self._ignored.pop(key, None)
+
+    def _forget_old_connections(self) -> None:
+        """Drop the oldest connections: ROUTER does not say when one ends."""
         while len(self._connections) > _MAX_CONNECTIONS:
             oldest = self._connections.pop(next(iter(self._connections)), None)
             if oldest is not None:

@@ -233,7 +233,9 @@ class Topics:
     # --- hearing (the reader's thread)
 
     def heard(self, peer: Any, topic: str, value: Any, number: int, publisher: str) -> None:
-        """Take what a peer published."""
+        """Take what a peer published; what nobody here wants leaves no trace."""
+        if topic not in self._mine:
+            return
         key = (peer.generation, topic)
         before = self._heard.get(key, 0)
         self._heard[key] = number

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import queue
 import random
 import time
@@ -151,6 +152,41 @@ def test_a_newer_lane_supersedes_an_older_one_but_for_its_goodbye(desk: Desk) ->
     assert desk.hellos.qsize() == 2
 
 
+def connections() -> int:
+    gc.collect()
+    return sum(isinstance(each, Connection) for each in gc.get_objects())
+
+
+def test_lanes_that_were_replaced_are_kept_for_their_goodbye_and_not_for_ever(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flock.reader._MAX_SUPERSEDED", 5)
+    before = connections()
+    for lane in range(1, 21):
+        desk.client().send(hello("g", lane))
+        assert desk.hellos.get(timeout=5)[4] == lane
+    desk.clients[-2].send(frame_of([codec.encode((BYE, "left"))], 0))
+
+    assert desk.next()[1] == [BYE, "left"]
+    assert connections() - before == 6
+
+
+def test_of_a_key_that_is_known_no_longer_nothing_is_kept() -> None:
+    registry = FakeRegistry()
+    desk = Desk(registry)
+    try:
+        keys = zmq.curve_keypair()
+        registry.enter(keys[0], name="visitor")
+        before = connections()
+        desk.client(keys).send(hello("never listed"))
+        desk.hellos.get(timeout=5)
+        assert connections() == before + 1
+        desk.reader.forget_key(keys[0])
+        assert connections() == before
+    finally:
+        desk.close()
+
+
 def test_nobody_can_supersede_the_lanes_of_another_key() -> None:
     registry = FakeRegistry()
     desk = Desk(registry)
@@ -272,7 +308,7 @@ def test_a_frame_that_was_held_up_is_known_to_be_late(desk: Desk) -> None:
 
 
 def test_lateness_needs_no_common_clock_and_follows_a_slow_drift() -> None:
-    connection = Connection(b"")
+    connection = Connection(b"", b"")
     assert connection.late_by(1_000_000.0, 5.0) == 0
     assert connection.late_by(1_000_001.0, 6.0) == 0
     assert connection.late_by(1_000_001.0, 6.5) == 0.5
