@@ -9,6 +9,7 @@ a node (or visitor) with the actors below, that reads one order a line,
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import select
@@ -17,9 +18,11 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pykka
 
 from flock import Actor, Flock, internal
@@ -167,6 +170,20 @@ class Plain(pykka.ThreadingActor):
         return first + second
 
 
+# --- what a process keeps --------------------------------------------------------
+
+
+def what_is_kept() -> dict[str, int]:
+    """Count what this process has: `threads`, `files`, Python's own `objects`, `kib` of memory."""
+    gc.collect()
+    return {
+        "threads": len(os.listdir("/proc/self/task")),
+        "files": len(os.listdir("/proc/self/fd")),
+        "objects": len(gc.get_objects()),
+        "kib": psutil.Process().memory_info().rss // 1024,
+    }
+
+
 # --- the test's end --------------------------------------------------------------
 
 
@@ -289,8 +306,9 @@ class FlockProcess:
 class _Orders:
     """What the other process can be told to do; every public method is an order."""
 
-    def __init__(self, flock: Flock) -> None:
+    def __init__(self, flock: Flock, start: Callable[[Any], Flock]) -> None:
         self._flock = flock
+        self._start = start
 
     def call(
         self, node: str, actor: str, method: str, args: list[Any], timeout: float | None = None
@@ -306,22 +324,47 @@ class _Orders:
     def stop_actor(self, name: str) -> None:
         self._flock.node.supervisor.remove(name)
 
+    def start_anew(self, keys: list[str] | None = None) -> str:
+        """Leave and join again, as a restarted process does; return the new address."""
+        self._flock.close()
+        self._flock = self._start(keys)
+        return self._flock.node.address
+
+    def visit(self, node: str, times: int) -> None:
+        """Join as another visitor, call, tell and leave, again and again."""
+        for number in range(times):
+            with Flock(registry=self._flock.registry.url) as visitor:
+                target = visitor[node]["target"]
+                target.note.defer(number)
+                assert target.add(number, 1) == number + 1
+
+    def kept(self) -> dict[str, int]:
+        return what_is_kept()
+
+    def close(self) -> None:
+        self._flock.close()
+
 
 def main(order: dict[str, Any]) -> None:
     """Join the flock and follow orders until standard input ends."""
     effects = order.pop("effects")
-    if order.get("keys"):
-        order["keys"] = tuple(key.encode() for key in order["keys"])
-    try:
-        flock = Flock(**order).start()
+    first_keys = order.pop("keys", None)
+
+    def start(keys: list[str] | None) -> Flock:
+        kept = (keys[0].encode(), keys[1].encode()) if keys else None
+        flock = Flock(**order, keys=kept).start()
         if order["name"] is not None:
             flock.supervise(Target, effects, name="target")
             flock.supervise(Target, effects, name="other")
             flock.supervise(Plain, name="plain")
+        return flock
+
+    try:
+        flock = start(first_keys)
     except Exception as error:  # noqa: BLE001 - the test's end raises it
         _say(_failure(error))
         return
-    orders = _Orders(flock)
+    orders = _Orders(flock, start)
     _say({"value": flock.node.address})
     for line in sys.stdin:
         wanted = json.loads(line)
@@ -330,7 +373,7 @@ def main(order: dict[str, Any]) -> None:
         except Exception as error:  # noqa: BLE001 - the test's end raises it
             answer = _failure(error)
         _say(answer)
-    flock.close()
+    orders.close()
 
 
 def _failure(error: Exception) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import threading
 import time
@@ -520,59 +519,3 @@ def test_a_killed_node_is_known_to_be_down_while_the_registry_is_away(
             own_zookeeper.servers[0].resume()
     finally:
         there.close()
-
-
-# --- what is left ----------------------------------------------------------------
-
-
-def test_opening_and_closing_leaves_no_thread_and_no_file(start: Start, registry_url: str) -> None:
-    start()
-
-    def once() -> None:
-        with Flock(registry=registry_url) as visitor:
-            assert visitor["there"]["target"].add(1, 1) == 2
-            visitor["there"]["target"].note.defer(1)
-            assert visitor["there"]["target"].add.future(1, 1).get() == 2
-
-    once()
-    before = _open_files()
-    threads = threading.active_count()
-    for _ in range(10):
-        once()
-
-    assert eventually(_open_files, within=3.0, until=lambda now: now <= before + 1) <= before + 1
-    assert (
-        eventually(threading.active_count, within=3.0, until=lambda now: now <= threads) <= threads
-    )
-
-
-def test_peers_that_come_and_go_leave_no_thread_and_no_file(
-    embedded_url: str, tmp_path: Path
-) -> None:
-    """The one that stays is what grows; those that come share this process's time."""
-    url = embedded_url
-    with Flock(name="stays", registry=url, crypto=False, state_dir=tmp_path) as stays:
-        stays.supervise(Target, name="target")
-        for _ in range(3):
-            _come_and_go(url)
-        files, threads = _open_files(), threading.active_count()
-        for _ in range(60):
-            _come_and_go(url)
-
-        assert eventually(_open_files, within=5.0, until=lambda now: now <= files + 2) <= files + 2
-        assert (
-            eventually(threading.active_count, within=5.0, until=lambda now: now <= threads + 1)
-            <= threads + 1
-        )
-        assert stays.node._reader._connections == {}
-        assert stays.node._reader._newest == {}
-        assert stays.node._peers.all() == []
-
-
-def _come_and_go(url: str) -> None:
-    with Flock(registry=url, crypto=False) as visitor:
-        assert visitor["stays"]["target"].add(1, 1) == 2
-
-
-def _open_files() -> int:
-    return len(os.listdir("/proc/self/fd"))
