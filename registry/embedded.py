@@ -44,6 +44,7 @@ from registry.embedded_lock import EmbeddedLocks
 from registry.embedded_store import Store
 from registry.embedded_watcher import Watcher
 from registry.liveness import Nudger, Session, let_go_in_children
+from registry.readings import note
 
 _SCHEME = "embedded:"
 
@@ -152,6 +153,7 @@ class EmbeddedRegistry(Registry):
 
     def state(self) -> SessionState:
         """Return what is known of our session; SUSPENDED while the folder is not there."""
+        note("session")
         if self._closed:
             return SessionState.CLOSED
         if self._session.lost:
@@ -202,6 +204,7 @@ class EmbeddedRegistry(Registry):
 
     def key(self, public_key: str) -> KeyRecord | None:
         """Return the record of a key as it stands now; a dead process's key does not."""
+        note("key", public_key)
         return self._directory.key(public_key)
 
     def forget_key(self, name: str) -> bool:
@@ -230,18 +233,22 @@ class EmbeddedRegistry(Registry):
 
     def presence(self, name: str) -> PresenceRecord | None:
         """Return the live entry of a node or visitor by name, None if absent."""
+        note("presence", name)
         return self._directory.presence(name)
 
     def presence_of_key(self, public_key: str) -> PresenceRecord | None:
         """Return the live entry of the process that owns this key, None if absent."""
+        note("key", public_key)
         return self._directory.presence_of_key(public_key)
 
     def node_names(self) -> list[str]:
         """Return the names of live nodes, sorted; visitors are not among them."""
+        note("nodes")
         return self._directory.node_names()
 
     def presences(self) -> list[PresenceRecord]:
         """Return the entries of all live nodes, sorted by name."""
+        note("nodes")
         return self._directory.presences()
 
     def watch_presence(self, name: str, changed: Callable[[], None]) -> Cancel:
@@ -256,10 +263,13 @@ class EmbeddedRegistry(Registry):
 
     def read(self, path: str) -> Document | None:
         """Return a document, None if absent."""
+        note("document", path)
         return self._documents.read(path)
 
     def read_many(self, paths: Sequence[str]) -> list[Document | None]:
         """Return documents, None for each that is absent; see the contract."""
+        for path in paths:
+            note("document", path)
         return self._documents.read_many(paths)
 
     def create(self, path: str, value: Any) -> int:
@@ -278,6 +288,7 @@ class EmbeddedRegistry(Registry):
 
     def children(self, path: str) -> list[str]:
         """Return the names one level below `path`, sorted."""
+        note("children", path)
         return self._documents.children(path)
 
     def watch_document(self, path: str, changed: Callable[[], None]) -> Cancel:
@@ -296,10 +307,12 @@ class EmbeddedRegistry(Registry):
 
     def entries(self, queue: str, *, limit: int = 1000) -> list[QueueEntry]:
         """Return the first entries in order."""
+        note("queue", queue)
         return self._queues.entries(queue, limit)
 
     def queue_length(self, queue: str) -> int:
         """Return the number of entries."""
+        note("queue", queue)
         return self._queues.length(queue)
 
     def remove(self, queue: str, entry_id: int, *, if_present: bool = False) -> bool:
@@ -312,6 +325,7 @@ class EmbeddedRegistry(Registry):
 
     def queues(self, prefix: str = "") -> list[str]:
         """Return the names of the queues that begin with `prefix`, sorted."""
+        note("queues", prefix)
         return self._queues.names(prefix)
 
     def watch_queue(self, queue: str, changed: Callable[[], None]) -> Cancel:
@@ -335,10 +349,12 @@ class EmbeddedRegistry(Registry):
 
     def lock_status(self, lockid: str) -> LockStatus:
         """Return who holds and who waits; the living only."""
+        note("lock", lockid)
         return self._locks.status(lockid)
 
     def locks(self) -> list[LockStatus]:
         """Return every lock that is held or waited for, sorted by name."""
+        note("locks")
         return self._locks.all()
 
     def break_lock(self, lockid: str, *, token: int | None = None) -> list[Holder]:

@@ -47,6 +47,7 @@ from registry.contract import (
     SessionState,
     WrongRegistry,
 )
+from registry.readings import note
 from registry.records import decode, encode
 from registry.zookeeper_address import parse_address
 from registry.zookeeper_chores import Chores
@@ -190,6 +191,7 @@ class ZooKeeperRegistry(Registry):
 
     def state(self) -> SessionState:
         """Return what is known of our session; see `Registry.state`."""
+        note("session")
         return self._session.state()
 
     def on_state(self, callback: Callable[[SessionState], None]) -> Cancel:
@@ -240,6 +242,7 @@ class ZooKeeperRegistry(Registry):
 
     def key(self, public_key: str) -> KeyRecord | None:
         """Return the record of a key as it stands now; see `Registry.key`."""
+        note("key", public_key)
         return self._keys.get(public_key)
 
     def forget_key(self, name: str) -> bool:
@@ -268,10 +271,12 @@ class ZooKeeperRegistry(Registry):
 
     def presence(self, name: str) -> PresenceRecord | None:
         """Return one live entry; see `Registry.presence`."""
+        note("presence", name)
         return self._presences.get(name)
 
     def presence_of_key(self, public_key: str) -> PresenceRecord | None:
         """Return the live entry of a key's owner; see `Registry.presence_of_key`."""
+        note("key", public_key)
         key = self._keys.get(public_key)
         if key is None:
             return self._presences.find(public_key)
@@ -280,10 +285,12 @@ class ZooKeeperRegistry(Registry):
 
     def node_names(self) -> list[str]:
         """Return the names of live nodes; see `Registry.node_names`."""
+        note("nodes")
         return self._presences.node_names()
 
     def presences(self) -> list[PresenceRecord]:
         """Return the entries of all live nodes; see `Registry.presences`."""
+        note("nodes")
         return self._presences.get_all()
 
     def watch_presence(self, name: str, changed: Callable[[], None]) -> Cancel:
@@ -298,10 +305,13 @@ class ZooKeeperRegistry(Registry):
 
     def read(self, path: str) -> Document | None:
         """Return a document; see `Registry.read`."""
+        note("document", path)
         return self._documents.read(path)
 
     def read_many(self, paths: Sequence[str]) -> list[Document | None]:
         """Return documents; see `Registry.read_many`."""
+        for path in paths:
+            note("document", path)
         return self._documents.read_many(paths)
 
     def create(self, path: str, value: Any) -> int:
@@ -330,6 +340,7 @@ class ZooKeeperRegistry(Registry):
 
     def children(self, path: str) -> list[str]:
         """Return the names one level below; see `Registry.children`."""
+        note("children", path)
         return self._documents.children(path)
 
     def watch_document(self, path: str, changed: Callable[[], None]) -> Cancel:
@@ -348,10 +359,12 @@ class ZooKeeperRegistry(Registry):
 
     def entries(self, queue: str, *, limit: int = 1000) -> list[QueueEntry]:
         """Return the first entries; see `Registry.entries`."""
+        note("queue", queue)
         return self._queues.entries(queue, limit)
 
     def queue_length(self, queue: str) -> int:
         """Return the number of entries; see `Registry.queue_length`."""
+        note("queue", queue)
         return self._queues.length(queue)
 
     def remove(self, queue: str, entry_id: int, *, if_present: bool = False) -> bool:
@@ -370,6 +383,7 @@ class ZooKeeperRegistry(Registry):
 
     def queues(self, prefix: str = "") -> list[str]:
         """Return the names of queues; see `Registry.queues`."""
+        note("queues", prefix)
         return self._queues.names(prefix)
 
     def watch_queue(self, queue: str, changed: Callable[[], None]) -> Cancel:
@@ -393,10 +407,12 @@ class ZooKeeperRegistry(Registry):
 
     def lock_status(self, lockid: str) -> LockStatus:
         """Return who holds and who waits; see `Registry.lock_status`."""
+        note("lock", lockid)
         return self._locks.status(lockid)
 
     def locks(self) -> list[LockStatus]:
         """Return every lock that is held or waited for; see `Registry.locks`."""
+        note("locks")
         return self._locks.all()
 
     def break_lock(self, lockid: str, *, token: int | None = None) -> list[Holder]:

@@ -37,6 +37,7 @@ from registry.contract import (
     SessionState,
     VersionConflict,
 )
+from registry.readings import Reading, noted, watch
 from tests.support import eventually
 from tests.system.registry_process import (
     OtherSideFailed,
@@ -1134,6 +1135,45 @@ def test_the_death_of_a_process_is_told_to_who_watches(registry, process, death_
     process.kill()
     for kind, event in gone.items():
         assert event.wait(death_seen + 3.0), f"{kind}: not told"
+
+
+READS: dict[str, Callable[[Registry], object]] = {
+    "document a/b": lambda registry: (registry.read("a/b"), registry.read_many(["a/b"])),
+    "children a": lambda registry: registry.children("a"),
+    "queue q": lambda registry: (registry.entries("q"), registry.queue_length("q")),
+    "presence bender1": lambda registry: registry.presence("bender1"),
+    "nodes": lambda registry: (registry.node_names(), registry.presences()),
+    "lock web": lambda registry: registry.lock_status("web"),
+}
+
+
+@pytest.mark.parametrize("read", READS)
+def test_what_was_read_is_noted_and_told_when_another_process_changes_it(registry, process, read):
+    what, _, name = read.partition(" ")
+    with noted() as notes:
+        READS[read](registry)
+    assert notes == {Reading(what, name)}
+
+    changed = threading.Event()
+    cancel = watch(registry, Reading(what, name), changed.set)
+    for order, values in WATCHES[what][1]:
+        changed.clear()
+        process.do(order, **values)
+        assert changed.wait(SEEN), f"{order} {values} was not told"
+    assert cancel is not None
+    cancel()
+
+
+def test_what_cannot_be_watched_is_noted_too(registry):
+    with noted() as notes:
+        registry.locks()
+        registry.queues()
+        registry.key("k")
+        registry.presence_of_key("k")
+        registry.state()
+    others = {each for each in notes if each.what not in WATCHES or each.what == "key"}
+    assert {each.what for each in others} == {"locks", "queues", "key", "session"}
+    assert all(watch(registry, each, print) is None for each in others)
 
 
 def test_a_watch_that_was_cancelled_is_not_called(registry, second):
