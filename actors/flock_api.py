@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import secrets
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from flock.actor import Actor
 from flock.converge.kitchen import Kitchen
 from flock.converge.locks import LockWish
 from flock.converge.run import Run
-from flock.errors import UsageError
+from flock.errors import OverloadedError, UsageError
 from flock.future import Future
 from flock.run_chains import RunChains
+from flock.wait_circles import WaitCircles
+
+_CHANGES = frozenset({"run queued", "run waiting", "run started", "run ended"})
+
+_MOST_TOLD = 10_000
+"""Callers that wait for a change before more are refused."""
 
 
 class FlockApi(Actor):
@@ -22,13 +30,35 @@ class FlockApi(Actor):
     """
 
     survives_tells: ClassVar[bool] = True
-    needs: ClassVar[tuple[str, ...]] = ("kitchen", "chains")
+    needs: ClassVar[tuple[str, ...]] = ("kitchen", "chains", "circles")
 
-    def __init__(self, kitchen: Kitchen, chains: RunChains) -> None:
-        """Answer for a kitchen; `chains` knows on whose behalf its runs work."""
+    def __init__(self, kitchen: Kitchen, chains: RunChains, circles: WaitCircles) -> None:
+        """Answer for a kitchen.
+
+        Args:
+            kitchen: where runs happen.
+            chains: knows on whose behalf its runs work.
+            circles: knows what they wait for.
+        """
         super().__init__()
         self._kitchen = kitchen
         self._chains = chains
+        self._circles = circles
+        self._lock = threading.Lock()
+        # Begins anywhere, so that nobody takes the number of an earlier process for ours.
+        self._changes = secrets.randbits(40)
+        self._told_later: list[Future[int]] = []
+        self._forget: Callable[[], None] | None = None
+
+    def on_start(self) -> None:
+        """Begin to hear of runs."""
+        self._forget = self._kitchen.on_event(self._hear)
+
+    def on_stop(self) -> None:
+        """Hear no more; who waits for a change is told to look himself."""
+        if self._forget is not None:
+            self._forget()
+        self._change()
 
     def run_chef(
         self,
@@ -76,6 +106,62 @@ class FlockApi(Actor):
     def active(self) -> bool:
         """Say whether a run was accepted and is not over yet."""
         return self._kitchen.active()
+
+    def change(self, seen: int | None = None) -> int | Future[int]:
+        """Wait until a run is queued, begins or ends here; answers then.
+
+        Args:
+            seen: the number that was answered last time; another one is
+                answered at once. None waits for the next change.
+
+        Returns:
+            A number that grows with each change; another process of this node
+            begins with another one.
+
+        Raises:
+            OverloadedError: too many wait for it.
+        """
+        with self._lock:
+            if seen not in (None, self._changes):
+                return self._changes
+            if len(self._told_later) >= _MOST_TOLD:
+                raise OverloadedError(f"{_MOST_TOLD} wait for a change here already")
+            answer = self.later()
+            self._told_later.append(answer)
+            return answer
+
+    def _hear(self, event: Mapping[str, Any]) -> None:
+        if event["event"] in _CHANGES:
+            self._change()
+
+    def _change(self) -> None:
+        with self._lock:
+            self._changes += 1
+            number = self._changes
+            told, self._told_later = self._told_later, []
+        for answer in told:
+            answer.set(number)
+
+    def waits(self, again: bool = False) -> dict[str, Any] | Future[dict[str, Any]]:
+        """Say what goes on here, what it waits for, and whose that is.
+
+        Args:
+            again: have the question that is waited for asked anew before.
+
+        Returns:
+            See `flock.wait_graph.Standing`.
+        """
+        answer = self.later()
+
+        def say() -> None:
+            try:
+                answer.set(self._circles.standing(again=again).as_data())
+            except Exception as error:  # noqa: BLE001 - whatever it is, the caller is told
+                answer.fail(error)
+
+        # It asks the registry, and may wait for the question: beside the actor's thread.
+        threading.Thread(target=say, name="flock-waits", daemon=True).start()
+        return answer
 
     def status(self) -> dict[str, Any]:
         """Return what is going on: the running and the queued run, resource n of m."""

@@ -23,22 +23,28 @@ from flock.calls import CallOptions
 from flock.converge.cook import Around
 from flock.converge.kitchen import Kitchen
 from flock.converge.locks import Locksmith, LockWish
+from flock.converge.waiting import Lookout
 from flock.errors import ConvergeError, FlockError, JournalError, NameTaken, SettingsError
 from flock.fleet import Flock
+from flock.future import Future
 from flock.journal import Journal
 from flock.locksmith import RegistryLocksmith
+from flock.lookout import FlockLookout
 from flock.node import Node
 from flock.notice_office import NoticeOffice
 from flock.object_keeper import ObjectKeeper
 from flock.run_chains import RunChains
 from flock.settings import STOCK_ACTORS, Settings, load_actors, load_handlers
 from flock.tokens import Tokens
+from flock.wait_circles import AtWork, WaitCircles, Waiting
 
 logger = logging.getLogger(__name__)
 
 _REGISTRY_FACT = "registry id"
 _KEY_NAME = "node"
 _NUDGE_WITHIN = 3.0
+_WAITS_WITHIN = 5.0
+_BEGIN_TO_WAIT = frozenset({"resource waiting", "lock asked for"})
 
 
 def furnish(flock: Flock) -> None:
@@ -62,6 +68,7 @@ def furnish(flock: Flock) -> None:
     chains = RunChains(name)
     locksmith = RegistryLocksmith(name, settings, lambda: flock.registry)
     flock.before_close(locksmith.close)
+    lookout = FlockLookout(lambda: flock)
     flock.node.fence_calls(Tokens(journal).check)
     kitchen = make_kitchen(
         settings,
@@ -72,8 +79,10 @@ def furnish(flock: Flock) -> None:
         notices,
         chains.around,
         locksmith=locksmith,
+        lookout=lookout,
     )
     flock.before_close(kitchen.on_event(partial(_forget_ended, chains)))
+    circles = _watch_for_circles(flock, kitchen)
     flock.before_close(lambda: _send_the_rest(notices))
     flock.before_close(notices.stop_receiving)
     flock.before_close(lambda: kitchen.stop(settings.stop_timeout))
@@ -84,6 +93,7 @@ def furnish(flock: Flock) -> None:
         "kitchen": kitchen,
         "notices": notices,
         "chains": chains,
+        "circles": circles,
     }
     for actor_name, actor_class in load_actors(settings).items():
         wanted = {part: parts[part] for part in getattr(actor_class, "needs", ())}
@@ -111,6 +121,7 @@ def make_kitchen(
     notices: NoticeOffice | None = None,
     around: Around = nullcontext,
     locksmith: Locksmith | None = None,
+    lookout: Lookout | None = None,
 ) -> Kitchen:
     """Make a machine's kitchen from the settings; the node object is claimed for it.
 
@@ -125,6 +136,7 @@ def make_kitchen(
             the journal for the next process that sends.
         around: what the recipes and resources of a run happen inside of.
         locksmith: gives its runs their locks; without one none is had.
+        lookout: watches what its waits ask for.
 
     Raises:
         BusyError: the node object belongs to another host or state folder.
@@ -145,6 +157,7 @@ def make_kitchen(
         outbound=notices.desk,
         around=around,
         locksmith=locksmith,
+        lookout=lookout,
         run_lock=LockWish(settings.run_lock, None, reason="a run") if settings.run_lock else None,
         delayed_after_failure=settings.delayed_after_failure,
         fact_engine=None if settings.facts == "own" else settings.facts,
@@ -154,6 +167,34 @@ def make_kitchen(
     )
     notices.serve(kitchen)
     return kitchen
+
+
+def _watch_for_circles(flock: Flock, kitchen: Kitchen) -> WaitCircles:
+    """Look for circles whenever a run of the kitchen waits."""
+
+    def ask(node: str, again: bool) -> Future[Any]:
+        api = flock[node]["flock_api"].options(timeout=_WAITS_WITHIN)
+        asked: Future[Any] = api.waits.future(again)
+        return asked
+
+    def report(run: AtWork, waiting: Waiting) -> None:
+        kitchen.tell_circle(run.run_id, waiting.as_data())
+
+    circles = WaitCircles(
+        flock.node.identity.name,
+        kitchen.at_work,
+        ask,
+        flock.registry.lock_status,
+        report,
+    )
+
+    def hear(event: Mapping[str, Any]) -> None:
+        if event["event"] in _BEGIN_TO_WAIT:
+            circles.begin()
+
+    flock.before_close(circles.stop)
+    flock.before_close(kitchen.on_event(hear))
+    return circles
 
 
 def _forget_ended(chains: RunChains, event: Mapping[str, Any]) -> None:

@@ -49,6 +49,7 @@ runs (`ConvergeError`).
       ├ RunCancelled         -                           -             1
       ├ CommandFailed        -                           -             1
       ├ WaitTimeout          TimeoutError                -             1
+      │ └ WaitCircle         -                           -             1
       └ JournalError         -                           -             1
 
 `may_have_run` answers "may I call again?": it is False only where the method
@@ -118,6 +119,7 @@ __all__ = [
     "UsageError",
     "VersionConflict",
     "VersionMismatch",
+    "WaitCircle",
     "WaitTimeout",
     "WrongRegistry",
     "exit_code",
@@ -330,11 +332,23 @@ class WaitTimeout(ConvergeError, TimeoutError):
         last: the last answer, as text.
     """
 
-    def __init__(self, wait: str, waited: float, last: str) -> None:
-        super().__init__(f"{wait} gave up after {waited:g} s; the last answer was {last}")
+    def __init__(self, wait: str, waited: float, last: str, *, why: str = "") -> None:
+        super().__init__(f"{wait} gave up after {waited:g} s; the last answer was {last}{why}")
         self.wait = wait
         self.waited = waited
         self.last = last
+
+
+class WaitCircle(WaitTimeout):
+    """What a resource waited for waits for it in turn, so that it would never come.
+
+    Attributes:
+        circle: who waits for whom, as a sentence.
+    """
+
+    def __init__(self, wait: str, waited: float, last: str, circle: str) -> None:
+        super().__init__(wait, waited, last, why=f"; {circle}")
+        self.circle = circle
 
 
 class JournalError(ConvergeError):

@@ -30,6 +30,7 @@ from flock.settings import Settings, load_settings, make_registry
 from flock.supervisor import MAX_RESTARTS, RESTART_WINDOW, Group, Strategy
 from flock.topics import Subscription
 from registry.contract import Lock, LockLost, LockOwner, LockState, PresenceRecord, Registry
+from registry.readings import note
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +50,8 @@ class Flock:
             `timeout`, …); those not given come from the environment and the
             settings file.
     """
+
+    _notes_readings = True
 
     def __init__(
         self,
@@ -207,6 +210,7 @@ class Flock:
             RegistryUnavailable: that cannot be known now.
         """
         node = self._joined()
+        note("presence", name)
         if name != node.identity.name and node.directory.find(name) is None:
             raise NodeNotFound(f"no node {name!r} in {node.registry.url}")
         return self._proxy(name)
@@ -376,6 +380,7 @@ class Flock:
             reason: for people who look at who holds it.
             group: those of one group take one slot together.
         """
+        note("lock taken", lockid)
         return HeldLock(self, lockid, wait, slots, reason, group)
 
     # --- for proxies and for what is built on this (`flock.proxy.Runtime`)
@@ -398,10 +403,12 @@ class Flock:
 
     def state_of(self, name: str) -> str:
         """Return a node's state as seen from here."""
+        note("way", name)
         return self._joined().state_of(name)
 
     def record_of(self, name: str) -> PresenceRecord:
         """Return a node's presence record."""
+        note("presence", name)
         node = self._joined()
         if name == node.identity.name:
             return node.presence()

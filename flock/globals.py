@@ -46,6 +46,8 @@ class Entry:
 class Globals(MutableMapping[str, Any]):
     """The shared values of one registry; any thread may use it."""
 
+    _notes_readings = True
+
     def __init__(self, registry: Registry) -> None:
         """Look into a registry that is open."""
         self._registry = registry

@@ -13,7 +13,7 @@ from flock.errors import FlockError, RegistryUnavailable
 from flock.fleet import Flock
 from flock.node_objects import NodeObjects
 from flock.settings import Settings, make_registry
-from registry.contract import Lock, LockOwner, Registry
+from registry.contract import Lock, LockOwner, LockStatus, Registry
 from registry.processes import this_process
 
 logger = logging.getLogger(__name__)
@@ -50,6 +50,11 @@ class RegistryLocksmith:
             keep=wish.keep_on_failure,
             cancelled=cancelled,
         )
+
+    def status(self, wish: LockWish) -> LockStatus:
+        """Say who has the lock and who waits for it."""
+        registry = self._own() if wish.zookeeper is None else self._other(wish.zookeeper)
+        return registry.lock_status(wish.lockid)
 
     def _other(self, hosts: str) -> Registry:
         """Return the registry of another ensemble, opened at its first use and kept.

@@ -19,6 +19,7 @@ from flock.errors import CallError, EncodeError, MethodNotFound, RegistryError, 
 from flock.future import Future
 from flock.monitors import Down, Monitor
 from registry.contract import Lock, LockLost, LockState, PresenceRecord, Registry
+from registry.readings import note, takes_notes
 
 
 class Runtime(Protocol):
@@ -57,6 +58,8 @@ class MethodProxy:
 
     __slots__ = ("_actor", "_name", "_node", "_options", "_runtime")
 
+    _notes_readings = True
+
     def __init__(
         self, runtime: Runtime, node: str, actor: str, name: str, options: CallOptions
     ) -> None:
@@ -75,6 +78,8 @@ class MethodProxy:
                 again is safe.
             Exception: what the method raised.
         """
+        if takes_notes():
+            note_call(self._node, self._actor, self._name, args)
         calls, peer = self._runtime.route(self._node)
         return calls.call(peer, self._actor, self._name, args, kwargs, self._options)
 
@@ -83,6 +88,8 @@ class MethodProxy:
 
         Only arguments that cannot travel raise here.
         """
+        if takes_notes():
+            note_call(self._node, self._actor, self._name, args)
         try:
             calls, peer = self._runtime.route(self._node)
             return calls.future(peer, self._actor, self._name, args, kwargs, self._options)
@@ -115,6 +122,8 @@ class ActorProxy:
 
     `options` is the proxy's own word. A handle may be passed as an argument.
     """
+
+    _notes_readings = True
 
     def __init__(self, runtime: Runtime, node: str, actor: str, options: CallOptions) -> None:
         """Name an actor; asks nobody."""
@@ -168,6 +177,7 @@ class ActorProxy:
 
     def batch(self) -> Batch:
         """Gather many calls of this actor and send them as one message; see `flock.batch`."""
+        note("actor", f"{self._flock_node}/{self._flock_actor}")
 
         def send(calls: list[list[Any]]) -> Future[Any]:
             runtime = self._flock_runtime
@@ -238,6 +248,8 @@ def _running_actor() -> Actor:
 class NodeProxy:
     """A node by its name; index it by an actor's name."""
 
+    _notes_readings = True
+
     def __init__(self, runtime: Runtime, name: str, options: CallOptions) -> None:
         """Name a node; asks nobody."""
         self._runtime = runtime
@@ -297,6 +309,7 @@ class NodeProxy:
             NodeNotFound: there is no such node.
             RegistryUnavailable: that cannot be known.
         """
+        note("actor", f"{self._name}/")
         peer = self._runtime.peer(self._name)
         options = CallOptions(timeout=timeout, explicit=True)
         try:
@@ -329,6 +342,7 @@ class NodeProxy:
         return self.record.generation
 
     def _ask(self, question: str, *args: Any) -> Any:
+        note("actor", f"{self._name}/")
         peer = self._runtime.peer(self._name)
         return self._runtime.calls.call(peer, "", question, args, {}, self._options)
 
@@ -343,6 +357,28 @@ class NodeProxy:
     def __repr__(self) -> str:
         """Show the name."""
         return f"<node {self._name}>"
+
+
+_SAY_THE_RUN = frozenset({"active", "status", "last_run", "runs", "run"})
+_CHANGE_WITH_RUNS = frozenset({"node", "node_hash"})
+_SAY_THE_LOCK = frozenset({"holder", "holders", "waiting"})
+
+
+def note_call(node: str, actor: str, method: str, args: Sequence[Any]) -> None:
+    """Note what a call reads: `run` of a node, a `lock`, or else the `actor`.
+
+    What stock actors say of runs and locks is told by whoever changes it, so
+    it can be watched; what other actors say cannot.
+    """
+    if actor == "flock_api" and method in _SAY_THE_RUN:
+        note("run", node)
+        return
+    if actor == "flock_api" and method in _CHANGE_WITH_RUNS:
+        note("run", node)
+    elif actor == "locker" and method in _SAY_THE_LOCK and len(args) == 1:
+        note("lock", str(args[0]))
+        return
+    note("actor", f"{node}/{actor}")
 
 
 def offered_by(actor: ActorProxy, timeout: float) -> dict[str, Sequence[str]]:

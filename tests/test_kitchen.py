@@ -690,7 +690,7 @@ def test_a_wait_is_asked_again_at_once_when_there_are_news(site):
     eventually(lambda: kitchen.status()["waiting"], within=3)
 
     (site.folder / "go").touch()
-    kitchen.ask_again()
+    kitchen.at_work().waits.ask_again()
 
     assert run.wait(3)["state"] == "ok"
 

@@ -9,8 +9,9 @@ import pytest
 from flock.converge.cancellation import Cancellation
 from flock.converge.locks import Held, LockWish, RunLocks
 from flock.converge.report import Report
+from flock.converge.waiting import Waits
 from flock.errors import LockCancelled, LockTimeout, RegistryUnavailable, RunCancelled, RunFailed
-from registry.contract import Holder, Lock, LockState
+from registry.contract import Holder, Lock, LockState, LockStatus
 from tests.support import eventually
 
 HOLDER = Holder("bender1", "planet-express", "run-3", "", "2026-01-31T12:00:00Z", 0, 4)
@@ -49,10 +50,14 @@ class Smith:
             raise answer
         return answer
 
+    def status(self, wish: LockWish) -> LockStatus:
+        return LockStatus(wish.lockid, 1, (HOLDER,))
+
 
 def locks_of(smith: Smith | None, **more: Any) -> RunLocks:
     report = Report("run-1", "bender0", "the test", [])
-    return RunLocks(smith, report, Cancellation(), lambda *_: None, **more)
+    cancellation = Cancellation()
+    return RunLocks(smith, report, cancellation, Waits(cancellation), lambda *_: None, **more)
 
 
 def test_a_lock_that_is_got_is_held_and_reported():
@@ -119,7 +124,7 @@ def test_a_lock_in_doubt_is_waited_for_at_the_boundary_until_it_is_confirmed():
     lock.now = LockState.DOUBTFUL
     passed = threading.Thread(target=locks.boundary)
     passed.start()
-    assert eventually(lambda: locks.waiting, within=2.0) is not None
+    assert eventually(locks.waits.as_data, within=2.0) is not None
     assert passed.is_alive()
     lock.now = LockState.HELD
     passed.join(2.0)

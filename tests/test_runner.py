@@ -444,7 +444,9 @@ def test_what_is_waited_for_is_shown_while_it_goes_on(site):
     kitchen = site.kitchen()
 
     run = kitchen.order_run("the test")
-    waiting = eventually(lambda: kitchen.status()["waiting"], within=3)
+    waiting = eventually(
+        lambda: kitchen.status()["waiting"], within=3, until=lambda seen: seen and seen["last"]
+    )
 
     assert waiting["resource"] == "log[a]"
     assert waiting["last"] == "False"

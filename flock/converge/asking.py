@@ -3,31 +3,51 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from flock.converge.condition import Question, Wait
+from flock.converge.plain_question import is_plain
 from flock.converge.provider import Machine, Skipped
 from flock.converge.resource import Resource
-from flock.errors import CallError, RegistryError, WaitTimeout
+from flock.converge.waiting import Lookout, Waiting, Waits
+from flock.errors import CallError, DeadlockError, RegistryError, WaitCircle, WaitTimeout
+from registry.contract import Cancel
+from registry.readings import Reading, noted
 
 log = logging.getLogger("flock.converge")
 
 _SHOWN_ANSWER = 200
 
+_MOST_WATCHED = 100
+"""Things that are watched for one wait; who reads more asks again after its pause."""
+
+NO_ANSWER = "no answer"
+"""What a question read that ended in a call's or the registry's error."""
+
 
 class Asking:
     """Asks the questions of one run's resources; used by one thread.
 
-    Attributes:
-        waiting: what is waited for right now, as plain data; others may read it.
+    Args:
+        machine: runs commands.
+        emit: told of each wait.
+        waits: where others see what is waited for.
+        lookout: watches what questions read; without one they are asked again
+            after their pause alone.
     """
 
-    def __init__(self, machine: Machine, emit: Callable[[str, Mapping[str, Any]], None]) -> None:
+    def __init__(
+        self,
+        machine: Machine,
+        emit: Callable[[str, Mapping[str, Any]], None],
+        waits: Waits,
+        lookout: Lookout | None = None,
+    ) -> None:
         self._machine = machine
         self._emit = emit
-        self.waiting: dict[str, Any] | None = None
+        self._waits = waits
+        self._lookout = lookout
 
     def check(self, resource: Resource) -> None:
         """Wait for what the resource waits for, then ask its guards.
@@ -38,7 +58,13 @@ class Asking:
             RunCancelled: the run was cancelled.
         """
         for wait in resource.waits:
-            self._wait(resource, wait)
+            plain = is_plain(wait.question)
+            with self._waits.waiting(str(resource), str(wait), is_plain=plain) as waiting:
+                watched = _Watched(self._lookout, waiting.wake)
+                try:
+                    self._wait(resource, wait, waiting, watched)
+                finally:
+                    watched.end()
         for guard in resource.guards:
             if bool(self._ask(guard.question, guard.options)) is not guard.wanted:
                 raise Skipped(resource.shown(str(guard)))
@@ -49,44 +75,82 @@ class Asking:
             return question()
         return self._machine.run(question, returns=None, **options).exit_code == 0
 
-    def _wait(self, resource: Resource, wait: Wait) -> None:
+    def _wait(self, resource: Resource, wait: Wait, waiting: Waiting, watched: _Watched) -> None:
         """Ask until the answer is as wanted, or the time is over."""
-        begun = time.monotonic()
         shown = ""
-        try:
-            while True:
+        refused: DeadlockError | None = None
+        while True:
+            waiting.begin_question()
+            circle = ""
+            with noted() as readings:
                 try:
                     answer = self._ask(wait.question, {})
                 except (CallError, RegistryError) as error:
                     # Not knowing is no answer: both kinds of wait go on.
                     last = str(error)
+                    readings.add(Reading(NO_ANSWER))
+                    if isinstance(error, DeadlockError):
+                        if refused is not None and refused.chain == error.chain:
+                            circle = str(error)
+                        refused = error
+                    else:
+                        refused = None
                 else:
+                    refused = None
                     last = resource.shown(repr(answer)[:_SHOWN_ANSWER])
                     if bool(answer) is wait.wanted:
                         return
-                waited = time.monotonic() - begun
-                if waited >= wait.timeout:
-                    _give_up(wait, waited, last)
-                    return
-                self.waiting = {
-                    "resource": str(resource),
-                    "wait": str(wait),
-                    "last": last,
-                    "seconds": round(waited, 1),
-                }
-                if last != shown:
-                    shown = last
-                    self._emit("resource waiting", dict(self.waiting))
-                self._machine.cancellation.pause(min(wait.pause, wait.timeout - waited))
-        finally:
-            self.waiting = None
+            waiting.end_question(last, readings)
+            if waiting.gave_up or circle:
+                circle = circle or waiting.circle
+                _give_up(wait, WaitCircle(str(wait), round(waiting.seconds, 1), last, circle))
+                return
+            if waiting.seconds >= wait.timeout:
+                _give_up(wait, WaitTimeout(str(wait), round(waiting.seconds, 1), last))
+                return
+            if last != shown:
+                shown = last
+                self._emit("resource waiting", waiting.as_data())
+            # What is watched from now on may have changed since it was read.
+            if not watched.take_up(readings):
+                waiting.pause(max(0.0, min(wait.pause, wait.timeout - waiting.seconds)))
 
 
-def _give_up(wait: Wait, waited: float, last: str) -> None:
-    """End a wait whose time is over, as it asks for."""
-    timeout = WaitTimeout(str(wait), round(waited, 1), last)
+class _Watched:
+    """The watches of one wait."""
+
+    def __init__(self, lookout: Lookout | None, changed: Callable[[], None]) -> None:
+        self._lookout = lookout
+        self._changed = changed
+        self._watches: dict[Reading, Cancel | None] = {}
+
+    def take_up(self, readings: set[Reading]) -> bool:
+        """Watch what was read and is not watched yet; say whether that was anything."""
+        if self._lookout is None or len(readings) > _MOST_WATCHED:
+            return False
+        is_new = False
+        for reading in readings - self._watches.keys():
+            if len(self._watches) >= _MOST_WATCHED:
+                break
+            try:
+                watch = self._watches[reading] = self._lookout.watch(reading, self._changed)
+            except (CallError, RegistryError) as error:
+                log.debug("%s is not watched yet: %s", reading, error)
+                continue
+            is_new = is_new or watch is not None
+        return is_new
+
+    def end(self) -> None:
+        """End all watches."""
+        for cancel in self._watches.values():
+            if cancel is not None:
+                cancel()
+
+
+def _give_up(wait: Wait, error: WaitTimeout) -> None:
+    """End a wait that is over without the wanted answer, as it asks for."""
     if wait.on_timeout == "fail":
-        raise timeout
+        raise error
     if wait.on_timeout == "skip":
-        raise Skipped(str(timeout))
-    log.warning("%s; going on", timeout)
+        raise Skipped(str(error))
+    log.warning("%s; going on", error)

@@ -18,8 +18,6 @@ class Cancellation:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._event = threading.Event()
-        self._news = threading.Condition()
-        self._nudges = 0
         self._callbacks: list[Callable[[], None]] = []
         self._stop_callbacks: list[Callable[[], None]] = []
         self._cancelled_for: str | None = None
@@ -51,7 +49,6 @@ class Cancellation:
             self._cancelled_for = reason
             self._event.set()
             callbacks = list(self._callbacks)
-        self.nudge()
         for callback in callbacks:
             callback()
 
@@ -74,12 +71,6 @@ class Cancellation:
                 self._stop_callbacks.remove(callback)
 
         return forget
-
-    def nudge(self) -> None:
-        """End a pause that goes on: what is waited for may have changed."""
-        with self._news:
-            self._nudges += 1
-            self._news.notify_all()
 
     def on_cancel(self, callback: Callable[[], None]) -> Callable[[], None]:
         """Call `callback` on the thread that cancels; at once if that has happened.
@@ -122,12 +113,10 @@ class Cancellation:
             raise RunCancelled(self.reason)
 
     def pause(self, seconds: float) -> None:
-        """Wait; ends early when somebody nudges or the run is cancelled.
+        """Wait; ends early when the run is cancelled.
 
         Raises:
             RunCancelled: with the reason.
         """
-        with self._news:
-            nudges = self._nudges
-            self._news.wait_for(lambda: self._nudges != nudges or self.cancelled, seconds)
+        self._event.wait(seconds)
         self.check()

@@ -32,6 +32,7 @@ from flock.converge.report import RunState
 from flock.converge.resource import Resource
 from flock.converge.run import Run
 from flock.converge.runner import Runner
+from flock.converge.waiting import Lookout
 from flock.converge.washing import Washing
 from flock.errors import FlockError, JournalError, RunCancelled, RunFailed, UsageError
 from flock.journal import Journal
@@ -59,6 +60,7 @@ class Cook:
         run_list: the node's own.
         standing: the last complete compilation of the node's own run list.
         newest: the last compilation of all, complete or not.
+        at_work: the run, or the action of a notice, that goes on right now.
         runner: what converges right now.
         unkept: the report of the last run if the journal could not keep it.
     """
@@ -75,6 +77,7 @@ class Cook:
         words: Mapping[str, Any],
         outbound: Outbound | None,
         locksmith: Locksmith | None,
+        lookout: Lookout | None,
         around: Around,
         delayed_after_failure: bool,
     ) -> None:
@@ -82,6 +85,7 @@ class Cook:
         self.run_list = list(run_list)
         self.standing: Compilation | None = None
         self.newest: Compilation | None = None
+        self.at_work: Run | None = None
         self.runner: Runner | None = None
         self.unkept: dict[str, Any] | None = None
         self._node = node
@@ -93,6 +97,7 @@ class Cook:
         self._words = dict(words)
         self._outbound = outbound
         self._locksmith = locksmith
+        self._lookout = lookout
         self._around = around
         self._delayed_after_failure = delayed_after_failure
         self._commands = Commands()
@@ -177,7 +182,8 @@ class Cook:
                 else:
                     self._wash(run, run.wash, locks)
 
-        return self._outcome(run, deed)
+        with self._working(run):
+            return self._outcome(run, deed)
 
     def keep(self, run: Run, state: RunState, error: str | None) -> None:
         """Note a run's end in the journal."""
@@ -226,12 +232,22 @@ class Cook:
             with standing.active(), washing_with(washing), self._around(run), _held(locks):
                 self._new_runner(run, standing, locks).act_alone(found, action, trail)
 
-        outcome = self._outcome(run, deed)
+        with self._working(run):
+            outcome = self._outcome(run, deed)
         if self._outbound is not None:
             run.report.notices += self._outbound.run_over(run.run_id, complete=False)
         run.report.end(*outcome)
 
     # --- inside
+
+    @contextmanager
+    def _working(self, run: Run) -> Iterator[None]:
+        """Let others see what goes on."""
+        self.at_work = run
+        try:
+            yield
+        finally:
+            self.at_work = None
 
     def _outcome(self, run: Run, deed: Callable[[], None]) -> tuple[RunState, str | None]:
         """Do something, and say how it ended whatever happened."""
@@ -347,6 +363,7 @@ class Cook:
             self._locksmith,
             run.report,
             run.cancellation,
+            run.waits,
             lambda event, said: self._tell(run, event, said),
             why_run=run.why_run,
         )
@@ -370,6 +387,7 @@ class Cook:
             locks,
             ledger=None if run.why_run else Ledger(self._journal, run.run_id),
             outbound=None if run.why_run else self._outbound,
+            lookout=self._lookout,
             delayed_after_failure=self._delayed_after_failure,
         )
 

@@ -12,7 +12,9 @@ An event is plain data: `event`, `node`, `run_id` and `time`, and
 - `resource started`, `resource changed`, `resource unchanged`, `resource
   skipped`, `resource failed`, `resource retried` with `number` and `of`, the
   fields of its row in the report, `diffs`, and `notified_by` if it was;
-- `resource waiting` with `resource`, `wait`, `last` (answer) and `seconds`.
+- `resource waiting` with `resource`, `wait`, what it `asks` for, the `last`
+  answer and `seconds`; `waits in circle` with the same and the `circle`, told
+  on another thread than the run's.
 """
 
 from __future__ import annotations
@@ -68,6 +70,8 @@ def _write_to_log(told: Mapping[str, Any]) -> None:
         log.error("%s: %s %s failed: %s", node, told["resource"], told["action"], told["error"])
     elif event == "resource waiting":
         log.info("%s: %s: %s: %s", node, told["resource"], told["wait"], told["last"])
+    elif event == "waits in circle":
+        log.warning("%s: %s: %s", node, told["wait"], told["circle"])
     elif event == "notification taken up":
         log.info(
             "%s: %s %s: was notified by %s in run %s",

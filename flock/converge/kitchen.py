@@ -32,6 +32,7 @@ from flock.converge.resource import Resource
 from flock.converge.run import Run
 from flock.converge.run_lock import RunLock
 from flock.converge.run_queue import RunQueue
+from flock.converge.waiting import Lookout
 from flock.journal import Journal
 
 log = logging.getLogger("flock.converge")
@@ -54,6 +55,7 @@ class Kitchen:
         store: NodeStore | None = None,
         outbound: Outbound | None = None,
         locksmith: Locksmith | None = None,
+        lookout: Lookout | None = None,
         run_lock: LockWish | None = None,
         around: Around = nullcontext,
         facts: Callable[[], Mapping[str, Any]] = machine_facts.collect,
@@ -78,6 +80,8 @@ class Kitchen:
                 default.
             outbound: takes notices for other machines.
             locksmith: gives runs their locks; without one none is ever had.
+            lookout: watches what waits ask for; without one they are asked
+                again after their pause alone.
             run_lock: the lock that each run is under as a whole, unless it is
                 ordered under another one.
             around: makes what the recipes and resources of a run happen inside
@@ -119,6 +123,7 @@ class Kitchen:
             words or {},
             outbound,
             locksmith,
+            lookout,
             around,
             delayed_after_failure,
         )
@@ -334,19 +339,28 @@ class Kitchen:
             RunCancelled: cancelled before it began.
             BusyError: the node is leaving.
         """
-        run = Run(self.name, asked_by, [])
-        run.cancellation = cancellation or run.cancellation
+        run = Run(self.name, asked_by, [], cancellation=cancellation)
         with self._queue.alone(f"{action} {resource}", run.cancellation):
             if begin is not None:
                 begin(run.run_id)
             self._cook.act(run, resource, action, trail)
         return run.report.as_data()
 
-    def ask_again(self) -> None:
-        """Have what a run waits for asked at once: it may have changed."""
-        for run in self._queue.runs:
-            if run is not None:
-                run.cancellation.nudge()
+    def at_work(self) -> Run | None:
+        """Return the run, or the action of a notice, that goes on right now; None for nothing.
+
+        Its `waits` say what it waits for.
+        """
+        return self._cook.at_work
+
+    def tell_circle(self, run_id: str, waiting: Mapping[str, Any]) -> None:
+        """Tell that a run waits for somebody who waits for it.
+
+        Args:
+            run_id: the run.
+            waiting: its wait, as plain data.
+        """
+        self._events.tell(run_id, "waits in circle", waiting)
 
     def cancel(self, run_id: str | None = None, *, reason: str = "cancelled") -> Run | None:
         """End a run: its command is killed within 5 s, its waits end.
@@ -390,9 +404,11 @@ class Kitchen:
             "waiting": None,
             "last_run": None if last is None else {key: last[key] for key in _LAST_RUN_KEYS},
         }
+        if running is not None:
+            status["waiting"] = running.waits.as_data()
         if running is not None and runner is not None:
             number = runner.number
-            status.update(number=number, of=len(runner.resources), waiting=runner.waiting)
+            status.update(number=number, of=len(runner.resources))
             if 0 < number <= len(runner.resources):
                 status["resource"] = str(runner.resources[number - 1])
         return status

@@ -24,8 +24,10 @@ from typing import Any, Protocol
 
 from flock.converge.cancellation import Cancellation
 from flock.converge.report import Report
+from flock.converge.waiting import Waits
 from flock.errors import LockCancelled, LockTimeout, RegistryError, RunFailed
-from registry.contract import Holder, Lock, LockState
+from registry.contract import Holder, Lock, LockState, LockStatus
+from registry.readings import Reading
 
 log = logging.getLogger("flock.converge")
 
@@ -121,6 +123,13 @@ class Locksmith(Protocol):
             RegistryError: it could not be asked for; nothing is held.
         """
 
+    def status(self, wish: LockWish) -> LockStatus:
+        """Say who has the lock and who waits for it.
+
+        Raises:
+            RegistryError: that cannot be known now.
+        """
+
 
 class Held:
     """The guard `held(id)`: whether this run surely holds a lock, asked afresh each time."""
@@ -142,37 +151,42 @@ class Held:
 
 @dataclass(slots=True)
 class _Entry:
-    """One lock that the run asked for, and its row in the report."""
+    """One lock that the run asked for, and its row in the report.
+
+    Attributes:
+        circle: the circle of waits because of which it was given up.
+    """
 
     wish: LockWish
     row: dict[str, Any]
     lock: Lock | None = None
+    circle: str = ""
 
 
 @dataclass(slots=True)
 class RunLocks:
-    """The locks of one run; used by its thread, `waiting` may be read by others.
+    """The locks of one run; used by its thread.
 
     Attributes:
         locksmith: gives locks; None where there are none to be had.
         report: gets a row for each lock.
         cancellation: ends a wait.
+        waits: where others see which lock is waited for.
         emit: told of each step.
         why_run: nothing is asked for, and what asks is told yes, to show what
             would be done.
         on_taken: called with a lock's name after it was got.
         before_release: called with a lock's name before it is released.
-        waiting: the lock that is waited for right now, as plain data.
     """
 
     locksmith: Locksmith | None
     report: Report
     cancellation: Cancellation
+    waits: Waits
     emit: Callable[[str, Mapping[str, Any]], None]
     why_run: bool = False
     on_taken: Callable[[str], None] = lambda _: None
     before_release: Callable[[str], None] = lambda _: None
-    waiting: dict[str, Any] | None = None
     _entries: dict[str, _Entry] = field(default_factory=dict)
     _done_since_look: list[str] = field(default_factory=list)
 
@@ -225,20 +239,13 @@ class RunLocks:
     def _acquire(self, entry: _Entry) -> None:
         """Ask for the lock; what became of it stands in the entry."""
         wish, row = entry.wish, entry.row
+        entry.circle = ""
         begun = time.monotonic()
-        cancelled = threading.Event()
-        forget = self.cancellation.on_end(cancelled.set)
-        self.waiting = {"lock": wish.lockid, "since": self.report.started}
         try:
             if self.locksmith is None:
                 log.warning("lock %r: there is no registry to take it from", wish.lockid)
             else:
-                self.emit("lock asked for", {"lockid": wish.lockid})
-                entry.lock = self.locksmith.acquire(wish, self.report.run_id, cancelled)
-                row.update(state="held", token=entry.lock.token)
-        except LockCancelled:
-            self.cancellation.check_boundary()
-            raise
+                entry.lock = self._wait_for(entry, self.locksmith)
         except LockTimeout as error:
             row["holder"] = as_data(error.holders[0]) if error.holders else None
             log.warning("%s", error)
@@ -246,10 +253,38 @@ class RunLocks:
             # What cannot be asked grants nothing; the run goes on without, as without getting it.
             log.warning("lock %r is not had: %s", wish.lockid, error)
         finally:
-            self.waiting = None
-            forget()
             row["waited"] = round(time.monotonic() - begun, 3)
+        if entry.lock is not None:
+            row.update(state="held", token=entry.lock.token)
         self.emit(f"lock {row['state']}", dict(row))
+
+    def _wait_for(self, entry: _Entry, locksmith: Locksmith) -> Lock | None:
+        """Wait in line for a lock; None if the wait was given up because of a circle."""
+        wish = entry.wish
+        cancelled = threading.Event()
+        forget = self.cancellation.on_end(cancelled.set)
+        try:
+            with self.waits.waiting(
+                "",
+                f"lock {wish.lockid!r}",
+                is_plain=True,
+                status=lambda: locksmith.status(wish),
+                on_give_up=cancelled.set,
+            ) as waiting:
+                waiting.readings = frozenset({Reading("lock", wish.lockid)})
+                self.emit("lock asked for", {"lockid": wish.lockid})
+                return locksmith.acquire(wish, self.report.run_id, cancelled)
+        except LockCancelled:
+            self.cancellation.check_boundary()
+            if not waiting.gave_up:
+                raise
+        finally:
+            forget()
+        entry.circle = waiting.circle
+        log.warning("lock %r is given up: %s", wish.lockid, entry.circle)
+        holders = locksmith.status(wish).holders
+        entry.row["holder"] = as_data(holders[0]) if holders else None
+        return None
 
     def release(self, lockid: str) -> None:
         """Give a lock back, after what is still to be done under it; harmless if it is not held."""
@@ -316,9 +351,12 @@ class RunLocks:
         """Say who had a lock that the run did not get, for a report."""
         entry = self._entries.get(lockid)
         holder = entry.row["holder"] if entry is not None else None
-        if holder is None:
-            return f"lock {lockid!r} not held"
-        return f"lock {lockid!r} not held: {holder['owner']} has it since {holder['since']}"
+        said = f"lock {lockid!r} not held"
+        if holder is not None:
+            said += f": {holder['owner']} has it since {holder['since']}"
+        if entry is not None and entry.circle:
+            said += f"; {entry.circle}"
+        return said
 
     def boundary(self) -> None:
         """Look at all locks between two resources; wait while one is in doubt.
@@ -342,18 +380,16 @@ class RunLocks:
         Raises:
             RunFailed: it is lost.
         """
-        lock, told = entry.lock, False
+        lock = entry.lock
         assert lock is not None
-        while (state := lock.state()) is LockState.DOUBTFUL:
-            if not told:
-                told = True
-                log.warning("lock %r is in doubt: the run waits", lock.lockid)
-                self.emit("lock in doubt", dict(entry.row))
-                self.waiting = {"lock": lock.lockid, "since": self.report.started}
-            try:
-                self.cancellation.pause(_LOOK_PAUSE)
-            finally:
-                self.waiting = None
+        state = lock.state()
+        if state is LockState.DOUBTFUL:
+            log.warning("lock %r is in doubt: the run waits", lock.lockid)
+            self.emit("lock in doubt", dict(entry.row))
+            with self.waits.waiting("", f"lock {lock.lockid!r}, which is in doubt"):
+                while state is LockState.DOUBTFUL:
+                    self.cancellation.pause(_LOOK_PAUSE)
+                    state = lock.state()
         if state is LockState.HELD:
             return
         entry.row["state"] = "lost"

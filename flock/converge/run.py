@@ -11,6 +11,7 @@ from typing import Any
 from flock.converge.cancellation import Cancellation
 from flock.converge.locks import LockWish
 from flock.converge.report import Report, RunState
+from flock.converge.waiting import Waits
 
 log = logging.getLogger("flock.converge")
 
@@ -28,6 +29,7 @@ class Run:
         wash: the sinks that it washes instead of converging; None for a run that converges.
         unwashed: the sinks that it left dirty; known when it ended well.
         cancellation: how it is asked to end.
+        waits: what it waits for right now.
         report: filled by the kitchen.
     """
 
@@ -40,6 +42,7 @@ class Run:
         why_run: bool = False,
         lock: LockWish | None = None,
         wash: Sequence[str] | None = None,
+        cancellation: Cancellation | None = None,
     ) -> None:
         self.run_id = secrets.token_hex(8)
         self.override_run_list = None if override_run_list is None else list(override_run_list)
@@ -47,7 +50,8 @@ class Run:
         self.lock = lock
         self.wash = None if wash is None else tuple(wash)
         self.unwashed: list[str] = []
-        self.cancellation = Cancellation()
+        self.cancellation = cancellation or Cancellation()
+        self.waits = Waits(self.cancellation)
         wanted = run_list if override_run_list is None else override_run_list
         self.report = Report(self.run_id, node, asked_by, list(wanted), why_run)
         self._lock = threading.Lock()

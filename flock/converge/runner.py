@@ -27,6 +27,7 @@ from flock.converge.outbound import Outbound
 from flock.converge.provider import Machine, Outcome, Skipped
 from flock.converge.report import Report, Row
 from flock.converge.resource import Resource, with_lazy_values
+from flock.converge.waiting import Lookout
 from flock.errors import FlockError, RunCancelled, RunFailed
 
 log = logging.getLogger("flock.converge")
@@ -111,6 +112,7 @@ class Runner:
         *,
         ledger: Ledger | None = None,
         outbound: Outbound | None = None,
+        lookout: Lookout | None = None,
         delayed_after_failure: bool = True,
     ) -> None:
         """Make a runner; it begins with `converge` or `act`.
@@ -126,6 +128,7 @@ class Runner:
             ledger: keeps notifications over the death of the process; None
                 where nothing is changed.
             outbound: takes notices for other machines.
+            lookout: watches what waits ask for.
             delayed_after_failure: make delayed notifications after a failure too.
         """
         self.resources = resources
@@ -140,15 +143,10 @@ class Runner:
         self._delayed_after_failure = delayed_after_failure
         self._sections: list[Section] = []
         self._section_failures: list[str] = []
-        self._asking = Asking(machine, emit)
+        self._asking = Asking(machine, emit, locks.waits, lookout)
         self._delayed = DelayedActions(resources, locks, ledger, self.would_change, emit)
         locks.on_taken = self._delayed.take_up_under
         locks.before_release = self._make_delayed_under
-
-    @property
-    def waiting(self) -> dict[str, Any] | None:
-        """What is waited for right now, as plain data; any thread may ask."""
-        return self._asking.waiting or self._locks.waiting
 
     def converge(self) -> None:
         """Converge all resources, then make the delayed notifications.

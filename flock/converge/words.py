@@ -41,6 +41,9 @@ class NodeWord(Mapping[str, Any]):
     `normal` and `override` are levels to write.
     """
 
+    # Nothing that a question reads here changes while it waits.
+    _notes_readings = True
+
     def __getitem__(self, key: str) -> Any:
         return self._compilation().merged_attributes[key]
 

@@ -57,6 +57,7 @@ def _kitchen(line: CommandLine) -> Iterator[Kitchen]:
     """Give this machine's kitchen, under the name of its node; refused without a registry."""
     from flock.boot import StateFolder, make_kitchen
     from flock.locksmith import RegistryLocksmith
+    from flock.lookout import FlockLookout
     from flock.notice_office import NoticeOffice
     from flock.object_keeper import ObjectKeeper
 
@@ -86,6 +87,7 @@ def _kitchen(line: CommandLine) -> Iterator[Kitchen]:
             keeper,
             notices,
             locksmith=locksmith,
+            lookout=FlockLookout(lambda: fleet),
         )
         stack.callback(kitchen.stop, settings.stop_timeout)
         if not kitchen.run_list:
