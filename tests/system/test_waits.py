@@ -96,12 +96,8 @@ def kitchens(nodes: Flockctl) -> Iterator[Kitchens]:
         for name in NODES:
             while fleet[name]["flock_api"].cancel() is not None:
                 pass
-            assert (
-                eventually(
-                    lambda name=name: fleet[name]["flock_api"].active(), within=LONG, becomes=False
-                )
-                is False
-            )
+            active = fleet[name]["flock_api"].active
+            assert eventually(active, within=LONG, becomes=False) is False
     for file in nodes.folder.glob("go*"):
         file.unlink()
 
