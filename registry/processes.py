@@ -47,14 +47,17 @@ class ProcessIdentity:
 
 def this_process() -> ProcessIdentity:
     """Return who we are; right also in a forked child."""
+    return ProcessIdentity(socket.gethostname(), *_us())
+
+
+@functools.cache
+def _us() -> tuple[str, int, int, int]:
+    """Return all but the host's name, which may change; read once, since every lock asks."""
     pid = os.getpid()
-    return ProcessIdentity(
-        host=socket.gethostname(),
-        boot_id=_boot_id(),
-        pid_namespace=_pid_namespace(),
-        pid=pid,
-        process_start=start_of(pid) or 0,
-    )
+    return _boot_id(), _pid_namespace(), pid, start_of(pid) or 0
+
+
+os.register_at_fork(after_in_child=_us.cache_clear)
 
 
 def is_surely_dead(record: PresenceRecord) -> bool:

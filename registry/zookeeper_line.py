@@ -2,7 +2,8 @@
 
 All contenders stand in one line, each watching the one before it; only the
 first looks at the slots. When one is free it takes the slot and leaves the
-line in a single transaction, which wakes exactly the next one.
+line in a single transaction, which wakes exactly the next one. Where there is
+one holder only, the event that tells of his going sends that transaction.
 
 What is found out twice: that an entry is ours (its name carries an id of this
 attempt, and its owner is our session), and that a claim whose answer was lost
@@ -12,13 +13,12 @@ was done or not (what stands in the slot carries the same id).
 from __future__ import annotations
 
 import datetime
-import itertools
 import logging
-import math
 import threading
 import time
 import uuid
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from kazoo.exceptions import NodeExistsError, NoNodeError
 from kazoo.protocol.states import ZnodeStat
@@ -37,10 +37,11 @@ from registry.contract import (
 )
 from registry.zookeeper_chores import Chores
 from registry.zookeeper_lock import Claim, Keeper, Places, ZooKeeperLock
-from registry.zookeeper_requests import Refused, Requests
+from registry.zookeeper_requests import Refused, Requests, Sent, Transaction
 from registry.zookeeper_session import Session
 from registry.zookeeper_slots import Slots, UncleanEnds
 from registry.zookeeper_traces import Traces
+from registry.zookeeper_vacancy import Vacancy
 from registry.zookeeper_watches import Hub
 
 _log = logging.getLogger(__name__)
@@ -55,6 +56,23 @@ _CANCELLABLE_TIMEOUT = 0.6
 _LEAVING_TIMEOUT = 0.3
 _GRACE = 0.2
 """Seconds after the deadline in which a waiter that was just woken looks once more."""
+
+
+@dataclass(slots=True)
+class _Shot:
+    """A claim of a slot.
+
+    Attributes:
+        number: of the slot.
+        slots: as they were seen; anything taken since makes it fail.
+        gone: a mark that must not stand any more.
+        granted: the step whose answer is the slot's stat.
+    """
+
+    number: int
+    slots: Slots
+    gone: str | None = None
+    granted: int = -1
 
 
 class Attempt:
@@ -82,11 +100,11 @@ class Attempt:
         self._hub = hub
         self._chores = chores
         self._keeper = keeper
-        self._unclean = unclean
         self._places = places
         self._lockid = lockid
         self._owner = owner
         self._slots = slots
+        self._vacancy = Vacancy(session, unclean, places, owner, slots)
         self._keep = keep
         self._cancelled = cancelled
         self._unreachable: RegistryUnavailable | None = None
@@ -95,8 +113,10 @@ class Attempt:
         self._woken = threading.Event()
         self._listening: list[Cancel] = []
         self._was_in_line = False
-        self._next_look = _RECHECK
         self._since = _wall_clock()
+        # An event at the slots sends our claim on kazoo's thread; else one thread uses all of this.
+        self._lock = threading.Lock()
+        self._armed: tuple[_Shot, Transaction] | None = None
         self._new_attempt()
 
     def _begin_anew(self) -> None:
@@ -107,8 +127,8 @@ class Attempt:
 
     def _new_attempt(self) -> None:
         self._claim = Claim.of(self._owner, uuid.uuid4().hex, self._since, self._slots, self._keep)
-        self._last: Slots | None = None
         self._is_first = False
+        self._fired: tuple[_Shot, Sent] | None = None
         self._entry: str | None = None
         self._entering = False
         # Slots whose claim may have been done: its answer was lost, or could not be used.
@@ -128,6 +148,7 @@ class Attempt:
                     return lock
                 self._sleep_until_woken(holders)
         except BaseException:
+            self._disarm()
             self._leave()
             raise
         finally:
@@ -137,7 +158,8 @@ class Attempt:
         """Do what can be done now; return the lock if that was the last of it."""
         if self._cancelled is not None and self._cancelled.is_set():
             raise LockCancelled(self._lockid)
-        self._next_look = _RECHECK
+        self._vacancy.next_look = _RECHECK
+        self._disarm()
         self._woken.clear()
         try:
             if self._entry is not None and self._session.guard.session != self._session_id:
@@ -147,7 +169,7 @@ class Attempt:
             if self._session.state() is SessionState.CLOSED or not self._may_go_on():
                 raise
             self._unreachable = error
-            self._next_look = _PAUSE_IN_OUTAGE
+            self._vacancy.next_look = _PAUSE_IN_OUTAGE
             return None
         self._unreachable = None
         return lock
@@ -185,16 +207,16 @@ class Attempt:
             [self._places.line, self._places.slots, self._places.marks]
         )
         found = Slots.read(requests, self._places, slots, marks)
-        kept = self._kept_for_us(found)
+        kept = self._vacancy.kept_for_us(found, self._claim)
         if kept is not None:
             # Past everybody in line, who cannot have it anyway.
             number, delay = kept
             if delay <= 0:
                 return self._take(requests, number, found)
-            self._next_look = min(self._next_look, delay)
+            self._vacancy.next_look = min(self._vacancy.next_look, delay)
             return None
         if not (line and line[0]):
-            free = self._free_slot(found)
+            free = self._vacancy.free_slot(found, self._claim)
             lock = None if free is None else self._take(requests, free, found)
             if lock is not None or self._claimed:
                 return lock
@@ -263,8 +285,12 @@ class Attempt:
 
     def _advance(self) -> ZooKeeperLock | None:
         """Look where we stand; take a slot if we are first and one is free."""
-        self._stop_listening()
         requests = self._requests()
+        if self._fired is not None:
+            lock = self._end_of_shot(requests)
+            if lock is not None:
+                return lock
+        self._stop_listening()
         # A claim whose answer was lost may be done yet, which takes our entry away.
         if not self._is_first or self._claimed:
             line = in_order(requests.names(self._places.line))
@@ -283,136 +309,124 @@ class Attempt:
                 return None
             # And stays so: should the entry be gone, a claim, which removes it, is refused.
             self._is_first = True
-        lock = self._take_from_last(requests)
-        if lock is not None:
-            return lock
-        self._is_first = True
-        self._listen(self._places.slots)
+        self._listen(self._places.slots, self._slots_changed)
         self._listen(self._places.marks)
         slots = Slots.look(requests, self._places, self._hub)
         if self._session.guard.session != self._session_id:
             self._begin_anew()  # the entry went with its session, while we were asking
             self._woken.set()
             return None
-        free = self._free_slot(slots)
+        free = self._vacancy.free_slot(slots, self._claim)
         if free is not None:
             return self._take(requests, free, slots)
-        if len(slots.held) == 1 and not slots.unclean:
-            self._last = slots
+        self._arm(slots)
         return None
 
-    def _take_from_last(self, requests: Requests) -> ZooKeeperLock | None:
-        """Take the slot of the only holder that was seen, if he gave it back, without a look.
+    # --- the event that sends our claim
+
+    def _arm(self, slots: Slots) -> None:
+        """Let the next event at the slots send our claim, where one holder is all we wait for.
 
         The claim itself demands what a look would have shown: nobody took
         anything since, the slot is free, and its mark went with it.
         """
-        seen, self._last = self._last, None
-        if seen is None or seen.version is None:
-            return None
-        ((number, claim),) = seen.held.items()
+        if len(slots.held) != 1 or slots.unclean or self._claimed:
+            return
+        ((number, claim),) = slots.held.items()
         if claim is None:
-            return None
-        nothing = Slots(seen.version, {}, {})
-        lock = self._take(requests, number, nothing, gone=self._places.mark(number, claim.attempt))
+            return
+        gone = self._places.mark(number, claim.attempt)
+        shot = _Shot(number, Slots(slots.version, {}, {}), gone)
+        steps = self._claim_steps(self._session.requests(), shot)
+        steps.make_ready()
+        with self._lock:
+            self._armed = shot, steps
+
+    def _disarm(self) -> None:
+        with self._lock:
+            self._armed = None
+
+    def _slots_changed(self) -> None:
+        """Take an event at the slots, on kazoo's thread: what is sent here is not waited for."""
+        with self._lock:
+            armed, self._armed = self._armed, None
+            sent = None if armed is None else armed[1].send()
+            if armed is not None and sent is not None:
+                self._claimed.add(armed[0].number)
+                self._fired = armed[0], sent
+        self._woken.set()
+
+    def _end_of_shot(self, requests: Requests) -> ZooKeeperLock | None:
+        """Wait for the answer to what an event sent; return the lock if that was done."""
+        assert self._fired is not None
+        (shot, sent), self._fired = self._fired, None
+        lock = self._end_of_claim(requests, shot, sent, claimed_before=set())
         if lock is None and not self._claimed:
-            self._woken.clear()  # refused: the look that follows is all that is needed
+            # Refused: the look that follows is all that is needed.
+            self._is_first = True
+            self._woken.clear()
         return lock
 
-    def _kept_for_us(self, slots: Slots) -> tuple[int, float] | None:
-        """Return a slot that is kept for our owner, and seconds until we may have it."""
-        for mark, (number, claim) in slots.unclean.items():
-            if self._is_kept_for_us(claim):
-                return number, self._delay_left(mark, claim)
-        return None
+    # --- taking a slot
 
-    def _is_kept_for_us(self, claim: Claim | None) -> bool:
-        return claim is not None and claim.keep and claim.owner == self._owner.owner
-
-    def _free_slot(self, slots: Slots) -> int | None:
-        """Return a slot that may be taken now.
-
-        A slot whose holder ended uncleanly counts as held for the lock-delay:
-        what it had begun may still be going on. Those of one group count as
-        one, and let each other in.
-        """
-        self._unclean.keep_only(self._places.marks, slots.unclean)
-        kept = self._kept_for_us(slots)
-        if kept is not None and kept[1] <= 0:
-            return kept[0]
-        occupied: dict[int, Claim | None] = dict(slots.held)
-        for mark, (number, claim) in slots.unclean.items():
-            remaining = self._delay_left(mark, claim)
-            if remaining > 0:
-                occupied[number] = claim
-                self._next_look = min(self._next_look, remaining)
-        units = {
-            claim.group if claim is not None and claim.group else number
-            for number, claim in occupied.items()
-        }
-        in_force = min([self._slots, *(claim.slots for claim in occupied.values() if claim)])
-        if len(units) >= in_force and (not self._owner.group or self._owner.group not in units):
-            return None
-        return next(number for number in itertools.count() if number not in occupied)
-
-    def _delay_left(self, mark: str, claim: Claim | None) -> float:
-        """Return seconds until a mark that was left behind counts no more for us."""
-        if claim is not None and claim.keep and not self._is_kept_for_us(claim):
-            return math.inf
-        if claim is not None and (claim.abandoned or self._claim.is_past_of_same_node(claim)):
-            return 0.0
-        return self._session.lock_delay - self._unclean.age(mark)
-
-    def _take(
-        self, requests: Requests, number: int, slots: Slots, gone: str | None = None
-    ) -> ZooKeeperLock | None:
+    def _take(self, requests: Requests, number: int, slots: Slots) -> ZooKeeperLock | None:
         """Take a free slot and leave the line, in one transaction.
 
         Args:
             requests: asks.
             number: the slot.
             slots: as they were seen; anything taken since makes it fail.
-            gone: a mark that must not stand any more.
         """
-        self._claim = Claim.of(
-            self._owner, self._claim.attempt, _wall_clock(), self._slots, self._keep
-        )
+        shot = _Shot(number, slots)
+        claimed_before = set(self._claimed)
+        self._session_id = self._session_id or self._session.guard.session
+        sent = self._claim_steps(requests, shot).send_when_connected()
+        self._claimed.add(number)
+        return self._end_of_claim(requests, shot, sent, claimed_before)
+
+    def _claim_steps(self, requests: Requests, shot: _Shot) -> Transaction:
+        """Make the transaction that takes a slot; its first step's answer is the slot's stat."""
         data = self._claim.encoded()
-        slot = self._places.slot(number)
+        slot = self._places.slot(shot.number)
         steps = requests.transaction()
         if self._entry is not None:
             steps.delete(f"{self._places.line}/{self._entry}")
-        if slots.version is None:
+        if shot.slots.version is None:
             for folder in self._places.all:
                 steps.create(folder)
         else:
-            steps.set(self._places.slots, b"", slots.version)
-        steps.create(slot, data, ephemeral=True)
-        if gone is not None:
+            steps.set(self._places.slots, b"", shot.slots.version)
+        steps.create(slot, ephemeral=True)
+        # The answer to this one tells the slot's token and owner, so that nothing is asked behind.
+        shot.granted = steps.set(slot, data)
+        if shot.gone is not None:
             # What stands cannot be made: so this is a check that it does not.
-            steps.create(gone)
-            steps.delete(gone)
-        for mark, (kept, claim) in slots.unclean.items():
-            # A slot that is kept for us is ours to give up only if it is this one.
-            is_past = self._delay_left(mark, claim) <= 0
-            if is_past and (kept == number or not self._is_kept_for_us(claim)):
-                steps.delete(mark)
-        steps.create(self._places.mark(number, self._claim.attempt), data)
-        claimed_before = set(self._claimed)
-        self._claimed.add(number)
-        self._session_id = self._session_id or self._session.guard.session
+            steps.create(shot.gone)
+            steps.delete(shot.gone)
+        for mark in self._vacancy.marks_of_the_past(shot.slots, shot.number, self._claim):
+            steps.delete(mark)
+        steps.create(self._places.mark(shot.number, self._claim.attempt), data)
+        return steps
+
+    def _end_of_claim(
+        self, requests: Requests, shot: _Shot, sent: Sent, claimed_before: set[int]
+    ) -> ZooKeeperLock | None:
+        """Wait for the answer to a claim; return the lock if it is surely ours.
+
+        Args:
+            requests: waits.
+            shot: what was claimed.
+            sent: the claim.
+            claimed_before: what may have been claimed apart from it.
+        """
         self._is_first = False  # done, refused, or unknown: where we stand is read anew
         try:
-            found = steps.commit_then_get(slot)
+            stat: ZnodeStat = requests.results(sent)[shot.granted]
         except Refused:
             self._claimed = claimed_before
             self._woken.set()  # something changed under our hands: look again
             return None
-        except RegistryUnavailable as error:
-            if not error.may_have_happened:
-                self._claimed = claimed_before
-            raise
-        lock = self._lock_if_ours(number, found)
+        lock = self._lock_if_ours(shot.number, self._claim, stat)
         if lock is None:
             self._woken.set()
         return lock
@@ -420,20 +434,17 @@ class Attempt:
     def _find_claim(self, requests: Requests) -> ZooKeeperLock | None:
         """Return the lock if a slot that we claimed is surely ours."""
         for number in sorted(self._claimed):
-            lock = self._lock_if_ours(number, requests.get(self._places.slot(number)))
+            found = requests.get(self._places.slot(number))
+            claim = None if found is None else Claim.parse(found[0])
+            if found is None or claim is None or claim.attempt != self._claim.attempt:
+                continue
+            lock = self._lock_if_ours(number, claim, found[1])
             if lock is not None:
                 return lock
         return None
 
-    def _lock_if_ours(
-        self, number: int, found: tuple[bytes, ZnodeStat] | None
-    ) -> ZooKeeperLock | None:
-        if found is None or self._session_id is None:
-            return None
-        if found[1].ephemeralOwner != self._session_id:
-            return None
-        claim = Claim.parse(found[0])
-        if claim is None or claim.attempt != self._claim.attempt:
+    def _lock_if_ours(self, number: int, claim: Claim, stat: ZnodeStat) -> ZooKeeperLock | None:
+        if self._session_id is None or stat.ephemeralOwner != self._session_id:
             return None
         lock = ZooKeeperLock(
             self._lockid,
@@ -441,7 +452,7 @@ class Attempt:
             claim,
             number,
             self._slots,
-            int(found[1].czxid),
+            int(stat.czxid),
             self._session_id,
             self._session.guard,
             self._keeper,
@@ -459,7 +470,7 @@ class Attempt:
         Raises:
             LockTimeout, LockCancelled: the wait is over.
         """
-        look_at = time.monotonic() + self._next_look
+        look_at = time.monotonic() + self._vacancy.next_look
         while True:
             if self._cancelled is not None and self._cancelled.is_set():
                 raise LockCancelled(self._lockid)
@@ -483,8 +494,8 @@ class Attempt:
         """Say whether what woke us after the deadline may be the lock falling free."""
         return self._woken.is_set() and now < (self._deadline or 0.0) + _GRACE
 
-    def _listen(self, path: str) -> None:
-        self._listening.append(self._hub.listen(path, self._woken.set))
+    def _listen(self, path: str, heard: Callable[[], None] | None = None) -> None:
+        self._listening.append(self._hub.listen(path, heard or self._woken.set))
 
     def _stop_listening(self) -> None:
         for stop in self._listening:

@@ -14,10 +14,13 @@ done only while this very holder has the slot.
 
 from __future__ import annotations
 
+import datetime
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
+
+from kazoo.protocol.states import ZnodeStat
 
 from registry.contract import (
     Cancel,
@@ -77,7 +80,7 @@ class Places:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What stands in a place in the line, in a slot and in a mark: who, for what, since when."""
+    """What stands in a place in the line, in a slot and in a mark: who, for what, asked when."""
 
     attempt: str
     owner: str
@@ -93,6 +96,7 @@ class Claim:
     group: str = ""
     keep: bool = False
     abandoned: bool = False
+    broken: bool = False
 
     @classmethod
     def of(cls, owner: LockOwner, attempt: str, since: str, slots: int, keep: bool) -> Claim:
@@ -140,17 +144,32 @@ class Claim:
         if (self.owner, self.host) != (other.owner, other.host):
             return False
         if self._process() == other._process():
-            return True
+            # Of a broken one he will say so himself, by removing what he left.
+            return not other.broken
         was_rebooted = bool(other.boot_id) and other.boot_id != self.boot_id
         return was_rebooted or is_process_dead(*other._process())
 
     def _process(self) -> tuple[str, int, int, int]:
         return self.boot_id, self.pid_namespace, self.pid, self.process_start
 
-    def as_holder(self, slot: int, token: int, *, kept: bool = False) -> Holder:
-        """Return it as others read it, of one who holds, or for whom a slot is kept."""
+    def as_holder(self, slot: int, stat: ZnodeStat, *, kept: bool = False) -> Holder:
+        """Return it as others read it, of one who holds, or for whom a slot is kept.
+
+        Args:
+            slot: its number.
+            stat: of the slot or, made together with it, of the mark.
+            kept: nobody holds it.
+        """
+        had = datetime.datetime.fromtimestamp(stat.ctime / 1000, datetime.UTC)
         return Holder(
-            self.owner, self.host, self.run_id, self.reason, self.since, slot, token, kept
+            self.owner,
+            self.host,
+            self.run_id,
+            self.reason,
+            had.strftime("%Y-%m-%dT%H:%M:%SZ"),
+            slot,
+            int(stat.czxid),
+            kept,
         )
 
     def as_waiter(self) -> Waiter:

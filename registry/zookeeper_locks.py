@@ -42,6 +42,10 @@ _log = logging.getLogger(__name__)
 
 _RELEASE_TIMEOUT = 2.0
 
+_WATCH_AFTER = 0.25
+"""Seconds after which a slot of ours is watched, to hear of a break at once. Not before: the watch
+costs an event at the very moment of a release, and what is held for moments need not pay that."""
+
 _TIDY_AFTER = 2.0
 """Seconds after which the folders of a lock that was given back are removed if nobody uses them:
 not at once, or who takes it again and again would make them again and again."""
@@ -55,7 +59,7 @@ class _Kept:
     stop_listening: Cancel
     told: LockState = LockState.HELD
     confirm_at: float = 0.0
-    is_watched: bool = False
+    watch_at: float = 0.0
 
 
 class Locks:
@@ -159,15 +163,13 @@ class Locks:
         kept = _Kept(lock, lambda: None)
 
         def look() -> None:
-            kept.confirm_at, kept.is_watched = 0.0, False
+            kept.confirm_at = kept.watch_at = 0.0
             self._woken.set()
 
         kept.stop_listening = self._hub.listen(lock.places.slot(lock.slot), look)
-        # The claim itself was a write; what happens before the watch stands, the next one finds.
-        kept.confirm_at = self._session.guard.now() + self._session.guard.granted / 4
-        with contextlib.suppress(RegistryUnavailable):
-            requests = self._session.requests()
-            kept.is_watched = requests.watch_later(lock.places.slot(lock.slot), self._hub.fired)
+        now = self._session.guard.now()
+        kept.watch_at = now + _WATCH_AFTER
+        kept.confirm_at = now + self._session.guard.granted / 4  # the claim itself was a write
         with self._lock:
             self._kept.append(kept)
             if self._thread is None and not self._stopping.is_set():
@@ -179,18 +181,24 @@ class Locks:
 
     def _run(self) -> None:
         while not self._stopping.is_set():
-            with self._lock:
-                # An eighth, so that doubt is told soon after it begins.
-                pause = self._session.guard.granted / 8 if self._kept else None
-                if self._untidy:
-                    pause = min(pause or _TIDY_AFTER, _TIDY_AFTER)
-            self._woken.wait(pause)
+            self._woken.wait(self._pause())
             self._woken.clear()
             with self._lock:
                 kept = list(self._kept)
             for one in kept:
                 self._look_after(one)
             self._tidy(time.monotonic())
+
+    def _pause(self) -> float | None:
+        """Return seconds until something is due, None if nothing is."""
+        with self._lock:
+            pauses = [_TIDY_AFTER] if self._untidy else []
+            if self._kept:
+                # An eighth, so that doubt is told soon after it begins.
+                pauses.append(self._session.guard.granted / 8)
+            now = self._session.guard.now()
+            pauses += [kept.watch_at - now for kept in self._kept if kept.watch_at > now]
+        return min(pauses, default=None)
 
     def _tidy_later(self, places: Places) -> None:
         with self._lock:
@@ -213,7 +221,7 @@ class Locks:
         lock = kept.lock
         state = lock.state()
         if state in {LockState.HELD, LockState.DOUBTFUL}:
-            self._confirm_if_due(kept)
+            self._watch_and_confirm(kept)
         if state is not kept.told:
             kept.told = state
             self._watches.post(lambda: lock.tell(state))
@@ -230,9 +238,10 @@ class Locks:
                 )
             )
 
-    def _confirm_if_due(self, kept: _Kept) -> None:
+    def _watch_and_confirm(self, kept: _Kept) -> None:
+        """Watch its slot and write its mark, as far as that is due."""
         now = self._session.guard.now()
-        if now < kept.confirm_at or not self._session.is_connected:
+        if now < min(kept.confirm_at, kept.watch_at) or not self._session.is_connected:
             return
         lock = kept.lock
         try:
@@ -240,8 +249,15 @@ class Locks:
         except RegistryUnavailable:
             return  # closed
         slot, mark = lock.fence
-        if not kept.is_watched:
-            kept.is_watched = requests.watch_later(slot, self._hub.fired)
+
+        def find_out() -> None:
+            kept.confirm_at = 0.0
+            self._woken.set()
+
+        if now >= kept.watch_at and requests.watch_later(slot, self._hub.fired, find_out):
+            kept.watch_at = math.inf
+        if now < kept.confirm_at:
+            return
         steps = requests.transaction()
         steps.check(slot)
         steps.set(mark, lock.claim.encoded())
@@ -318,7 +334,7 @@ class Locks:
             number = number_in(path.rpartition("/")[2])
             claim = Claim.parse(node[0]) if node is not None else None
             if node is not None and claim is not None and number is not None:
-                found.append((claim.as_holder(number, int(node[1].czxid)), claim))
+                found.append((claim.as_holder(number, node[1]), claim))
         live = {places.mark(holder.slot, claim.attempt) for holder, claim in found}
         marks = [f"{places.marks}/{name}" for name in requests.names(places.marks)]
         marks = [mark for mark in marks if mark not in live]
@@ -327,7 +343,7 @@ class Locks:
             claim = Claim.parse(node[0]) if node is not None else None
             if node is not None and claim is not None and claim.keep and number is not None:
                 # Made in one transaction with the slot, the mark has the same token.
-                found.append((claim.as_holder(number, int(node[1].czxid), kept=True), claim))
+                found.append((claim.as_holder(number, node[1], kept=True), claim))
         return sorted(found, key=lambda pair: pair[0].slot)
 
     def _waiting(self, requests: Requests, places: Places) -> list[Claim]:
@@ -364,7 +380,7 @@ class Locks:
                 steps.delete(mark)
             else:
                 # The mark stays: who held must first say that he knows. Nothing is kept for him.
-                steps.set(mark, dataclasses.replace(claim, keep=False).encoded())
+                steps.set(mark, dataclasses.replace(claim, keep=False, broken=True).encoded())
                 steps.delete(places.slot(holder.slot))
             try:
                 steps.commit()

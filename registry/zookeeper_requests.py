@@ -15,7 +15,8 @@ translated.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from kazoo.client import TransactionRequest
@@ -64,6 +65,16 @@ class Refused(Exception):
         super().__init__(f"step {step}: {type(error).__name__}")
         self.step = step
         self.error = error
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A transaction on its way: the answer to come, and in which session it was sent when."""
+
+    answer: Any
+    path: str
+    session: int | None
+    started: float
 
 
 class Requests:
@@ -126,11 +137,22 @@ class Requests:
         """Return the stat, None if there is no such node; the watch is set in both cases."""
         return self._ask(lambda client: client.exists_async(path, watch=watch), path)
 
-    def watch_later(self, path: str, watch: Watch) -> bool:
-        """Set a watch for a node's coming and going without waiting; say whether it was sent."""
+    def watch_later(self, path: str, watch: Watch, missing: Callable[[], None]) -> bool:
+        """Set a watch for a node's coming and going without waiting; say whether it was sent.
+
+        Args:
+            path: the node.
+            watch: called at an event.
+            missing: called on kazoo's thread if there is no such node now.
+        """
         if not self._client.connected:
             return False
-        self._client.exists_async(path, watch=watch)
+
+        def answered(answer: Any) -> None:
+            if answer.exception is None and answer.value is None:
+                missing()
+
+        self._client.exists_async(path, watch=watch).rawlink(answered)
         return True
 
     def children(self, path: str, watch: Watch | None = None) -> tuple[list[str], ZnodeStat] | None:
@@ -144,14 +166,23 @@ class Requests:
         return names, stat
 
     def children_of_all(
-        self, paths: Sequence[str], watch: Watch | None = None
+        self, paths: Sequence[str], watched: Container[str] = (), watch: Watch | None = None
     ) -> list[tuple[list[str], ZnodeStat] | None]:
-        """Do the same for some nodes in one round trip; they are read in the order given."""
+        """Do the same for some nodes in one round trip; they are read in the order given.
+
+        Args:
+            paths: read.
+            watched: those of them for which `watch` is set.
+            watch: as for `children`.
+        """
         while True:
             client = self._connected()
             started = self._guard.now()
             answers = [
-                client.get_children_async(path, watch=watch, include_data=True) for path in paths
+                client.get_children_async(
+                    path, watch=watch if path in watched else None, include_data=True
+                )
+                for path in paths
             ]
             try:
                 return [
@@ -253,47 +284,51 @@ class Requests:
         """Begin a list of writes that are done all or not at all."""
         return Transaction(self)
 
-    def commit(self, steps: TransactionRequest, path: str) -> list[Any]:
-        """Send a transaction's steps (for `Transaction`)."""
-        results: list[Any] = self._ask(lambda _: steps.commit_async(), path, is_write=True)
-        return results
+    def send(self, steps: TransactionRequest, path: str) -> Sent | None:
+        """Send a transaction's steps without waiting, if connected (for `Transaction`)."""
+        if not self._client.connected:
+            return None
+        session, started = self._guard.session, self._guard.now()
+        return Sent(steps.commit_async(), path, session, started)
 
-    def commit_then_get(
-        self, steps: TransactionRequest, path: str
-    ) -> tuple[list[Any], tuple[bytes, ZnodeStat] | None]:
-        """Send a transaction and a read behind it in one round trip (for `Transaction`)."""
-        client = self._connected()
-        started = self._guard.now()
-        committed, read = steps.commit_async(), client.get_async(path)
+    def send_when_connected(self, steps: TransactionRequest, path: str) -> Sent:
+        """Send a transaction's steps, at the latest at the deadline (for `Transaction`)."""
+        self._connected()
+        session, started = self._guard.session, self._guard.now()
+        return Sent(steps.commit_async(), path, session, started)
+
+    def results(self, sent: Sent) -> list[Any]:
+        """Wait for what a transaction brought: a result for each step.
+
+        Raises:
+            Refused: nothing was done.
+            RegistryUnavailable, NotPermitted: as for any write.
+        """
         try:
-            results = self._await(committed, path, started, is_write=True)
+            results: list[Any] = self._await(
+                sent.answer, sent.path, sent.started, is_write=True, session=sent.session
+            )
         except _LOST as error:
             raise self._write_lost(error) from None
-        try:
-            return results, self._await(read, path, started, is_write=False)
-        except NoNodeError:
-            return results, None
-        except _LOST:
-            return results, self.get(path)
+        refusal = refusal_in(results)
+        if refusal is None:
+            return results
+        if isinstance(refusal.error, NoAuthError | InvalidACLError):
+            raise NotPermitted(f"no right to write {sent.path}: wrong user, or missing rights")
+        raise refusal
 
-    def commit_later(
-        self, steps: TransactionRequest, done: Callable[[Refused | None], None]
-    ) -> bool:
-        """Send a transaction's steps without waiting (for `Transaction`)."""
-        if not self._client.connected:
-            return False
-        session, started = self._guard.session, self._guard.now()
+    def when_answered(self, sent: Sent, done: Callable[[Refused | None], None]) -> None:
+        """Call `done` with what a transaction brought (for `Transaction`)."""
 
         def answered(answer: Any) -> None:
             if answer.exception is not None:
                 return
             refusal = refusal_in(answer.value)
             if refusal is None:
-                self._guard.confirm(session, started)
+                self._guard.confirm(sent.session, sent.started)
             done(refusal)
 
-        steps.commit_async().rawlink(answered)
-        return True
+        sent.answer.rawlink(answered)
 
     def new_steps(self) -> TransactionRequest:
         """Return an empty list of steps (for `Transaction`)."""
@@ -342,8 +377,16 @@ class Requests:
             raise RegistryUnavailable(self._url, "the connection broke")
         time.sleep(0.01)
 
-    def _await(self, answer: Any, path: str, started: float, *, is_write: bool) -> Any:
-        session = self._guard.session
+    def _await(
+        self,
+        answer: Any,
+        path: str,
+        started: float,
+        *,
+        is_write: bool,
+        session: int | None = None,
+    ) -> Any:
+        session = session or self._guard.session
         try:
             result = answer.get(timeout=self.remaining)
         except _DECIDED_BY_CALLERS:
@@ -369,6 +412,17 @@ class Requests:
         elif not _is_refusal(result):
             self._guard.confirm(session, started)
         return result
+
+
+class _Ready:
+    """One step of a transaction as kazoo asks for it, turned into bytes ahead of time."""
+
+    def __init__(self, step: Any) -> None:
+        self.type: int = step.type
+        self._bytes: bytes = step.serialize()
+
+    def serialize(self) -> bytes:
+        return self._bytes
 
 
 class Transaction:
@@ -415,28 +469,23 @@ class Transaction:
             Refused: nothing was done.
             RegistryUnavailable, NotPermitted: as for any write.
         """
-        results = self._requests.commit(self._steps, self._path)
-        self._demand_done(results)
-        return results
+        return self._requests.results(self.send_when_connected())
 
-    def commit_then_get(self, path: str) -> tuple[bytes, ZnodeStat] | None:
-        """Do it all, and return what stands at `path` afterwards; None if nothing does.
+    def make_ready(self) -> None:
+        """Do now what takes time when it is sent; no step is added after this."""
+        self._steps.operations = [_Ready(step) for step in self._steps.operations]
+
+    def send_when_connected(self) -> Sent:
+        """Send it, and return what `Requests.results` waits for.
 
         Raises:
-            Refused: nothing was done.
-            RegistryUnavailable, NotPermitted: as for any write.
+            RegistryUnavailable: there is no connection; nothing was sent.
         """
-        results, found = self._requests.commit_then_get(self._steps, path)
-        self._demand_done(results)
-        return found
+        return self._requests.send_when_connected(self._steps, self._path)
 
-    def _demand_done(self, results: list[Any]) -> None:
-        refusal = refusal_in(results)
-        if refusal is None:
-            return
-        if isinstance(refusal.error, NoAuthError | InvalidACLError):
-            raise NotPermitted(f"no right to write {self._path}: wrong user, or missing rights")
-        raise refusal
+    def send(self) -> Sent | None:
+        """Do the same without waiting for a connection; None if there is none."""
+        return self._requests.send(self._steps, self._path)
 
     def commit_later(self, done: Callable[[Refused | None], None]) -> bool:
         """Send it and do not wait.
@@ -448,7 +497,10 @@ class Transaction:
         Returns:
             False if there is no connection: nothing was sent.
         """
-        return self._requests.commit_later(self._steps, done)
+        sent = self.send()
+        if sent is not None:
+            self._requests.when_answered(sent, done)
+        return sent is not None
 
 
 def refusal_in(results: list[Any]) -> Refused | None:

@@ -34,10 +34,17 @@ class Slots:
     @classmethod
     def look(cls, requests: Requests, places: Places, hub: Hub) -> Slots:
         """Read all of it, with watches for whatever may free a slot."""
-        # The slots first: a mark is never without its slot to who reads them in this order.
-        return cls.read(
-            requests, places, *requests.children_of_all([places.slots, places.marks], hub.fired)
-        )
+        watched = [places.slots]
+        while True:
+            # The slots first: a mark is never without its slot to who reads them in this order.
+            slots, marks = requests.children_of_all(
+                [places.slots, places.marks], watched, hub.fired
+            )
+            found = cls.read(requests, places, slots, marks)
+            # While every mark has its slot, none goes without it: one event for both is enough.
+            if not found.unclean or places.marks in watched:
+                return found
+            watched.append(places.marks)
 
     @classmethod
     def read(

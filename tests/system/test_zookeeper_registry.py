@@ -358,6 +358,14 @@ def test_a_broken_lock_is_had_at_once_when_its_holder_says_that_it_knows(new_mem
     assert lock.state() is LockState.LOST
 
 
+def test_a_broken_lock_is_not_had_by_the_same_process_before_its_holder_knows(member):
+    lock = member.acquire("web", OWNER, wait=5)
+    member.break_lock("web")
+    after = member.acquire("web", OWNER, wait=10)
+    assert not lock.held
+    assert after.held
+
+
 def test_a_broken_lock_is_waited_for_when_its_holder_is_silent(new_member, zookeeper_url):
     breaker = new_member(zookeeper_url, lock_delay=60.0)
     holder = RegistryProcess(zookeeper_url)
@@ -604,7 +612,7 @@ def test_who_waits_first_in_line_is_woken_after_a_cut_that_his_session_survived(
     lock = member.acquire("web", OWNER, wait=5)
     waiter = threads.submit(cut_off.acquire, "web", OTHER, wait=40)
     watched = cut_off._session._client._child_watchers
-    assert eventually(lambda: f"/{root}/locks/web/marks" in watched, within=5)
+    assert eventually(lambda: f"/{root}/locks/web/slots" in watched, within=5)
     cut_off.node_names()
     proxy.shut()
     # Longer than one operation of the waiter takes, which finds no server.

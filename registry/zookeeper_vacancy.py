@@ -1,0 +1,86 @@
+"""Which slot of a lock one contender may take, and when to look again."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass, field
+
+from registry.contract import LockOwner
+from registry.zookeeper_lock import Claim, Places
+from registry.zookeeper_session import Session
+from registry.zookeeper_slots import Slots, UncleanEnds
+
+
+@dataclass(slots=True)
+class Vacancy:
+    """One contender's view of a lock's slots.
+
+    A slot whose holder ended uncleanly counts as held for the lock-delay: what
+    he had begun may still be going on.
+
+    Attributes:
+        session: tells the lock-delay.
+        unclean: since when each unclean end is known here.
+        places: the lock's nodes.
+        owner: for whom a slot is wanted.
+        slots: how many the contender counts.
+        next_look: seconds after which a slot may be free by time alone; the
+            caller sets it, and it only gets smaller here.
+    """
+
+    session: Session
+    unclean: UncleanEnds
+    places: Places
+    owner: LockOwner
+    slots: int
+    next_look: float = field(default=math.inf)
+
+    def kept_for_us(self, slots: Slots, us: Claim) -> tuple[int, float] | None:
+        """Return a slot that is kept for our owner, and seconds until we may have it."""
+        for mark, (number, claim) in slots.unclean.items():
+            if self._is_kept_for_us(claim):
+                return number, self._delay_left(mark, claim, us)
+        return None
+
+    def free_slot(self, slots: Slots, us: Claim) -> int | None:
+        """Return a slot that may be taken now; those of one group count as one."""
+        self.unclean.keep_only(self.places.marks, slots.unclean)
+        kept = self.kept_for_us(slots, us)
+        if kept is not None and kept[1] <= 0:
+            return kept[0]
+        occupied: dict[int, Claim | None] = dict(slots.held)
+        for mark, (number, claim) in slots.unclean.items():
+            remaining = self._delay_left(mark, claim, us)
+            if remaining > 0:
+                occupied[number] = claim
+                self.next_look = min(self.next_look, remaining)
+        units = {
+            claim.group if claim is not None and claim.group else number
+            for number, claim in occupied.items()
+        }
+        in_force = min([self.slots, *(claim.slots for claim in occupied.values() if claim)])
+        if len(units) >= in_force and (not self.owner.group or self.owner.group not in units):
+            return None
+        return next(number for number in itertools.count() if number not in occupied)
+
+    def marks_of_the_past(self, slots: Slots, number: int, us: Claim) -> list[str]:
+        """Return the marks that go when we take a slot: their time is over."""
+        return [
+            mark
+            for mark, (marked, claim) in slots.unclean.items()
+            # A slot that is kept for us is ours to give up only if it is this one.
+            if self._delay_left(mark, claim, us) <= 0
+            and (marked == number or not self._is_kept_for_us(claim))
+        ]
+
+    def _is_kept_for_us(self, claim: Claim | None) -> bool:
+        return claim is not None and claim.keep and claim.owner == self.owner.owner
+
+    def _delay_left(self, mark: str, claim: Claim | None, us: Claim) -> float:
+        """Return seconds until a mark that was left behind counts no more for us."""
+        if claim is not None and claim.keep and not self._is_kept_for_us(claim):
+            return math.inf
+        if claim is not None and (claim.abandoned or us.is_past_of_same_node(claim)):
+            return 0.0
+        return self.session.lock_delay - self.unclean.age(mark)
