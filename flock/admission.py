@@ -39,7 +39,13 @@ _LOOK_UPS = 4
 
 
 class Admission:
-    """The ZAP handler of one context, and the table of keys it let in."""
+    """The ZAP handler of one context, and the table of keys it let in.
+
+    Attributes:
+        known: from a public key (Z85) to its record if it was let in and still
+            stands, else None; asks nobody. It is called for every message, and
+            so is the table's own.
+    """
 
     def __init__(self, context: zmq.Context[zmq.Socket[bytes]], registry: Registry) -> None:
         """Make it; `start` binds and answers.
@@ -51,6 +57,7 @@ class Admission:
         self._context = context
         self._registry = registry
         self._known: dict[bytes, KeyRecord] = {}
+        self.known: Callable[[bytes], KeyRecord | None] = self._known.get
         self._watches: dict[bytes, Cancel] = {}
         self._refused: dict[bytes, float] = {}
         self._pool = ThreadPoolExecutor(_LOOK_UPS, thread_name_prefix="flock-admission")
@@ -85,10 +92,6 @@ class Admission:
             target=self._run, args=(handler, results), name="flock-admission", daemon=True
         )
         self._thread.start()
-
-    def known(self, public_key: bytes) -> KeyRecord | None:
-        """Return the record of a key that was let in and still stands; asks nobody."""
-        return self._known.get(public_key)
 
     def close(self) -> None:
         """Stop answering: from now on nobody gets in."""

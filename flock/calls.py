@@ -24,7 +24,7 @@ from flock.context import current
 from flock.errors import CallCancelled, CallError, CallTimeout, DeadlockError, EncodeError
 from flock.future import Future
 from flock.messages import BATCH, CALL, MAX_CHAIN, PROBE, TELL, Chain
-from flock.wire import Codec
+from flock.wire import SCALAR_TYPES, Codec
 
 logger = logging.getLogger(__name__)
 
@@ -242,16 +242,18 @@ class Calls:
         urgent: bool,
     ) -> CallFuture:
         call_id = next(self._ids)
-        chain = self._chain(call_id)
+        timeout = options.timeout
+        chain = self._chain(call_id) if current.actor is not None or current.chain else ()
         message = self._codec.encode(
-            (CALL, call_id, actor, method, args, kwargs, options.timeout, chain, options.under)
+            (CALL, call_id, actor, method, args, kwargs, timeout, chain, options.under)
         )
-        # After it was encoded: what nests without end was refused by that.
-        self._codec.check_arguments(args, kwargs)
+        if kwargs or not SCALAR_TYPES.issuperset(map(type, args)):
+            # After it was encoded: what nests without end was refused by that.
+            self._codec.check_arguments(args, kwargs)
         future = CallFuture(call_id, peer, actor, method, options)
-        if not urgent and options.timeout is not None:
+        if timeout is not None and not urgent:
             # Set before it is sent: a promise of a later answer may lift it at once.
-            future.deadline = time.monotonic() + options.timeout
+            future.deadline = time.monotonic() + timeout
         self._enter(future, message, urgent=urgent)
         return future
 
@@ -259,10 +261,9 @@ class Calls:
         """Send a call; it is in the table first, as the answer can be faster than we are."""
         call_id = future.call_id
         self._open[call_id] = future
-        if self._closed:
-            self._open.pop(call_id, None)
-            raise CallCancelled(f"{future.label}: this flock is closed", may_have_run=False)
         try:
+            if self._closed:
+                raise CallCancelled(f"{future.label}: this flock is closed", may_have_run=False)
             future.peer.send(message, urgent=urgent)
         except BaseException:
             self._open.pop(call_id, None)

@@ -15,8 +15,9 @@ from __future__ import annotations
 import inspect
 import logging
 import threading
+import time
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import pykka
 
@@ -36,11 +37,13 @@ from flock.failures import fail_message
 from flock.future import Future
 from flock.hosting import Invocation
 from flock.messages import ACCEPTED, CALL, MAX_CHAIN, MAX_OPEN_CALLS, REPLY, Chain
-from flock.supervisor import Actors, Supervisor
-from flock.wire import Codec
+from flock.supervisor import Supervisor
+from flock.wire import SCALAR_TYPES, Codec
 from registry.contract import KeyRecord
 
 logger = logging.getLogger(__name__)
+
+_monotonic = time.monotonic
 
 
 class Dispatcher:
@@ -56,7 +59,6 @@ class Dispatcher:
         supervisor: Supervisor,
         codec: Codec,
         questions: dict[str, Callable[..., Any]],
-        clock: Callable[[], float],
         fence: Callable[[list[Any]], None],
     ) -> None:
         """Make it.
@@ -65,14 +67,12 @@ class Dispatcher:
             supervisor: the node's actors.
             codec: turns answers into bytes.
             questions: what the node itself answers, by method name.
-            clock: monotonic seconds.
             fence: takes the lock that a call is under; raises `StaleToken`.
         """
         self.fence = fence
         self._supervisor = supervisor
         self._codec = codec
         self._questions = questions
-        self._clock = clock
         self.expired = 0
 
     # --- calls in
@@ -101,20 +101,13 @@ class Dispatcher:
             if not actor:
                 self._answer_question(peer, call_id, method, args, kwargs)
                 return
-            target = self._target(actor)
-            entry = _fitting(actor, target.table, method, args, kwargs)
-            target.deliver(
-                Invocation(
-                    self,
-                    peer,
-                    call_id,
-                    entry,
-                    args,
-                    kwargs,
-                    deadline,
-                    _chain_of(chain) if chain else (),
-                )
-            )
+            target = self._supervisor.get(actor) or self._no_target(actor)
+            entry = target.table.get(method)
+            # What fits by its number alone is seen at once.
+            if entry is None or kwargs or not entry.required <= len(args) <= entry.most:
+                entry = _fitting(actor, target.table, method, args, kwargs)
+            links = _chain_of(chain) if chain else ()
+            target.deliver(Invocation(self, peer, call_id, entry, args, kwargs, deadline, links))
         except Exception as error:  # noqa: BLE001 - whatever it is, the caller hears of it
             if call_id:
                 self.reply_failure(peer, call_id, error)
@@ -131,7 +124,7 @@ class Dispatcher:
             refuse_unless_allowed(caller, actor, "batch")
             if under is not None:
                 self.fence(under)
-            target = self._target(actor)
+            target = self._supervisor.get(actor) or self._no_target(actor)
             table = target.table
             for each in calls:
                 well_formed = isinstance(each, list) and [type(part) for part in each] == [
@@ -151,12 +144,9 @@ class Dispatcher:
         except CallError as error:
             self.reply_failure(peer, call_id, error)
 
-    def _target(self, actor: str) -> Actors:
-        target = self._supervisor.get(actor)
-        if target is None:
-            there = ", ".join(self._supervisor.names()) or "none"
-            raise ActorNotFound(f"no actor {actor!r} here; there are: {there}")
-        return target
+    def _no_target(self, actor: str) -> NoReturn:
+        there = ", ".join(self._supervisor.names()) or "none"
+        raise ActorNotFound(f"no actor {actor!r} here; there are: {there}")
 
     def _answer_question(
         self, peer: Any, call_id: int, method: str, args: list[Any], kwargs: dict[str, Any]
@@ -200,8 +190,9 @@ class Dispatcher:
     def _send_reply(self, peer: Any, call_id: int, value: Any, *, urgent: bool) -> None:
         try:
             message = self._codec.encode((REPLY, call_id, value))
-            # After it was encoded: what nests without end was refused by that.
-            self._codec.check_value(value, "the answer")
+            if type(value) not in SCALAR_TYPES:
+                # After it was encoded: what nests without end was refused by that.
+                self._codec.check_value(value, "the answer")
         except Exception as error:  # noqa: BLE001 - a value may be of any class, with any code
             self.reply_failure(peer, call_id, ReplyTooLarge(f"the method ran, but {error}"))
             return
@@ -221,7 +212,7 @@ class Dispatcher:
 
     def _send(self, peer: Any, call_id: int, message: bytes, *, urgent: bool) -> None:
         peer.serving.discard(call_id)
-        peer.last_reply = self._clock()
+        peer.last_reply = _monotonic()
         try:
             peer.send(message, urgent=urgent)
         except OverloadedError:

@@ -399,7 +399,10 @@ class Flock:
         node = self._node
         if node is None or self._closed:
             node = self._joined()
-        return node.calls, node.peer(name)
+        peer = node.peers_by_name.get(name)
+        if peer is None or peer.state == "gone":
+            peer = node.peer(name)
+        return node.calls, peer
 
     def state_of(self, name: str) -> str:
         """Return a node's state as seen from here."""

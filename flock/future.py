@@ -82,7 +82,7 @@ class Future(pykka.Future[T]):
             if self._get_hook_result is _NOTHING:
                 self._get_hook_result = self._get_hook(timeout)
             return self._get_hook_result
-        if not self.wait(timeout):
+        if self._value is _NOTHING and self._error is None and not self.wait(timeout):
             raise pykka.Timeout(f"{timeout} seconds")
         if self._error is not None:
             # One traceback object for all who get it, or it would grow with each.
@@ -147,10 +147,16 @@ class Future(pykka.Future[T]):
         Raises:
             queue.Full: it has one, as Pykka's futures do.
         """
-        if self.is_ready() or self._get_hook is not None:
+        if self._value is not _NOTHING or self._error is not None or self._get_hook is not None:
             raise queue.Full
         self._value = value
-        self._resolved()
+        # As `_resolved`, which would be one step more on every answer's way.
+        try:
+            self._unset.release()
+        except RuntimeError:
+            raise queue.Full from None
+        if self._callbacks is not None:
+            self._call_back()
 
     def set_exception(self, exc_info: OptExcInfo | None = None) -> None:
         """Give it the error that came instead of a value; by default the one being handled."""
@@ -172,8 +178,10 @@ class Future(pykka.Future[T]):
             self._unset.release()
         except RuntimeError:
             raise queue.Full from None  # another thread was first, by a hair
-        if self._callbacks is None:
-            return
+        if self._callbacks is not None:
+            self._call_back()
+
+    def _call_back(self) -> None:
         with _callbacks_lock:
             callbacks, self._callbacks = self._callbacks, None
         for callback in callbacks or ():

@@ -107,6 +107,9 @@ class HostedActor:
     It is also the `WaitingActor` of its thread: it knows which call it waits
     for, so that a call that leads back to it can be refused instead of waiting
     for ever.
+
+    Attributes:
+        is_over: True once the instance takes no more calls.
     """
 
     def __init__(
@@ -131,7 +134,7 @@ class HostedActor:
         self.surroundings = place
         self.actor = actor
         self.table = table
-        self._over = threading.Event()
+        self.is_over = False
         self._invocation: Invocation | None = None
         self._began = 0.0
         self._slowest: list[tuple[float, str]] = []
@@ -151,7 +154,7 @@ class HostedActor:
     @property
     def busy_for(self) -> float:
         """Seconds that the method of `busy_with` has been running; 0 if none does."""
-        return time.monotonic() - self._began if self._invocation is not None else 0.0
+        return _boottime_now(_BOOTTIME) - self._began if self._invocation is not None else 0.0
 
     @property
     def waiting_for(self) -> int:
@@ -178,11 +181,6 @@ class HostedActor:
         """Name of the node or visitor whose call is worked on; empty for none."""
         invocation = self._invocation
         return "" if invocation is None else invocation.peer.title
-
-    @property
-    def is_over(self) -> bool:
-        """True once the instance takes no more calls."""
-        return self._over.is_set()
 
     @property
     def flock(self) -> Any:
@@ -216,15 +214,15 @@ class HostedActor:
             DeadlockError: the actor waits for a call of the invocation's own chain.
         """
         inbox: Any = self.actor.actor_inbox
-        if self._over.is_set():
+        if self.is_over:
             raise ActorDead(f"actor {self.name!r} has stopped", may_have_run=False)
         if inbox.qsize() >= MAX_INBOX:
             raise OverloadedError(f"{MAX_INBOX} calls wait already for actor {self.name!r}")
         if invocation.chain:
             self._note_chain(invocation)
         inbox.put(invocation)
-        if self._over.is_set():
-            self._drain()
+        if self.is_over:
+            self._drain()  # type: ignore[unreachable] # the actor's own thread says so meanwhile
 
     def _note_chain(self, invocation: Invocation) -> None:
         with self._chained_lock:
@@ -294,7 +292,7 @@ class HostedActor:
             if crash is not None:
                 self._stop_flags()
                 self._tell_failure(crash)
-        self._over.set()
+        self.is_over = True
         self._drain()
         if isinstance(actor, Actor):
             actor.move_out()
@@ -308,11 +306,11 @@ class HostedActor:
                 self._chained.pop(id(invocation), None)
             current.chain = invocation.chain
         deadline = invocation.deadline
-        if deadline is not None and _boottime_now(_BOOTTIME) >= deadline:
+        self._began = began = _boottime_now(_BOOTTIME)
+        if deadline is not None and began >= deadline:
             invocation.answerer.skipped(invocation)
             return None
         method = invocation.method
-        self._began = began = time.monotonic()
         self._invocation = invocation
         try:
             value = method.function(self.actor, *invocation.args, **invocation.kwargs)
@@ -330,7 +328,7 @@ class HostedActor:
             return None
         finally:
             self._invocation = None
-            took = time.monotonic() - began
+            took = _boottime_now(_BOOTTIME) - began
             if took > _SLOW:
                 self._note_slow(took, method.name)
             if invocation.chain:

@@ -61,6 +61,18 @@ PROTOCOL: Final = 1
 
 FRAME_HEADER: Final = struct.Struct(">BQ")
 
+HEADER_OF_ONE: Final = struct.Struct(FRAME_HEADER.format + "B")
+ARRAY_OF_ONE: Final = 0x91
+"""The header of a frame that holds one message, and how msgpack begins its array."""
+
+ROUTE_MARK: Final = b"\xff"
+ROUTE_BYTES: Final = 17
+"""A lane's routing id: this mark and 16 random bytes, told to nobody but the peer's socket.
+
+An id that libzmq makes up itself begins with a zero, and can be guessed; a frame begins
+with `PROTOCOL`, so that neither can be taken for a route.
+"""
+
 MAX_FRAME_BYTES: Final = 16 * 1024 * 1024
 MAX_DEPTH: Final = 32
 MAX_CONTAINERS: Final = 200_000

@@ -67,6 +67,8 @@ logger = logging.getLogger(__name__)
 _MAX_SOCKETS = 65_536
 _ANNOUNCE_PAUSE = 0.05
 _PROBE_WITHIN = 1.0
+_BOOTTIME = time.CLOCK_BOOTTIME
+_now = time.clock_gettime
 
 
 class Local:
@@ -186,7 +188,7 @@ class Node:
         self.supervisor.on_end(self.monitors.actor_over)
         self.topics = Topics(registry, self._codec, title, generation, self.anybody)
         self.directory = Directory(registry, self._presence_changed)
-        self._by_name: dict[str, RemotePeer] = {}
+        self.peers_by_name: dict[str, RemotePeer] = {}
         self._visitors: dict[str, RemotePeer] = {}
         self.dispatcher = Dispatcher(
             self.supervisor,
@@ -200,7 +202,6 @@ class Node:
                 "link": self._link,
                 "unlink": self._unlink,
             },
-            time.monotonic,
             Tokens().check,
         )
         self._local = Local(self, Codec(pack_handle, make_handle))
@@ -225,6 +226,7 @@ class Node:
                 known=self._admission.known if self._admission is not None else None,
                 heard_hello=self._heard_hello,
                 heard=self.take,
+                answered=self._answered,
             )
             if self._crypto:
                 socket = self._reader.socket
@@ -439,7 +441,7 @@ class Node:
             NodeNotFound: there is no such node.
             RegistryUnavailable: it is new here, and the registry cannot be asked.
         """
-        peer = self._by_name.get(name)
+        peer = self.peers_by_name.get(name)
         if peer is not None and peer.state != "gone":
             return peer
         if name == self.identity.name:
@@ -454,14 +456,14 @@ class Node:
         # A peer that is gone and still listed is met anew: its entry outlives it
         # by a session timeout, or it is back. A new attempt tells.
         found = self._peers.peer_for(record)
-        self._by_name[name] = found
+        self.peers_by_name[name] = found
         return found
 
     def state_of(self, name: str) -> str:
         """Return a node's state as seen from here; asks the registry if nothing is known yet."""
         if name == self.identity.name:
             return "connected"
-        peer = self._by_name.get(name)
+        peer = self.peers_by_name.get(name)
         listed = self.directory.find(name) is not None
         if peer is None or peer.state == "gone":
             return "connecting" if listed else "gone"
@@ -472,9 +474,9 @@ class Node:
     def _presence_changed(self, name: str) -> None:
         """Send new calls to a name's new generation at once."""
         record = self.directory.known(name)
-        peer = self._by_name.get(name)
+        peer = self.peers_by_name.get(name)
         if record is not None and peer is not None and record.generation != peer.generation:
-            self._by_name[name] = self._peers.peer_for(record)
+            self.peers_by_name[name] = self._peers.peer_for(record)
 
     def _find_by_key(self, key: bytes, name: str) -> PresenceRecord | None:
         if self._crypto:
@@ -499,27 +501,37 @@ class Node:
             late: seconds they took longer than messages of this peer need.
         """
         for message in messages:
+            kind = message[0]
             try:
-                self._take_one(peer, caller, message, late)
+                if kind == REPLY:
+                    self._answered(peer, message[1], message[2])
+                elif kind == CALL:
+                    seconds = message[6]
+                    deadline = None if seconds is None else _now(_BOOTTIME) + seconds - late
+                    self.dispatcher.take(peer, caller, message, deadline)
+                elif kind == TELL:
+                    self.dispatcher.take(peer, caller, message, None)
+                else:
+                    self._take_rarer(kind, peer, caller, message, late)
             except Exception:
                 # What came with it in one frame has nothing to do with it.
                 logger.exception("a message from %s could not be dealt with", caller.name)
 
-    def _take_one(self, peer: Any, caller: KeyRecord, message: list[Any], late: float) -> None:
-        kind = message[0]
-        if kind == REPLY:
-            if not self.calls.answered(peer, message[1], message[2]):
-                self._reader.counters.late_answers += 1
-        elif kind in (CALL, TELL):
-            deadline = self._deadline(message[6], late) if kind == CALL else None
-            self.dispatcher.take(peer, caller, message, deadline)
-        elif kind == FAIL:
+    def _answered(self, peer: Any, call_id: int, value: Any) -> None:
+        if not self.calls.answered(peer, call_id, value):
+            self._reader.counters.late_answers += 1
+
+    def _take_rarer(
+        self, kind: int, peer: Any, caller: KeyRecord, message: list[Any], late: float
+    ) -> None:
+        if kind == FAIL:
             if not self.calls.failed(peer, message[1], error_of(message)):
                 self._reader.counters.late_answers += 1
         elif kind == ACCEPTED:
             self.calls.accepted(peer, message[1])
         elif kind == BATCH:
-            deadline = self._deadline(message[4], late)
+            seconds = message[4]
+            deadline = None if seconds is None else _now(_BOOTTIME) + seconds - late
             self.dispatcher.take_batch(peer, caller, message, deadline)
         elif kind == PUBLISH:
             self.topics.heard(peer, *message[1:])
@@ -536,13 +548,6 @@ class Node:
         elif kind == BYE:
             self._peers.heard_bye(peer, message[1])
             self._reader.forget(peer.generation)
-
-    @staticmethod
-    def _deadline(seconds: float | None, late: float) -> float | None:
-        """Return when a call must have begun, on our `CLOCK_BOOTTIME`."""
-        if seconds is None:
-            return None
-        return time.clock_gettime(time.CLOCK_BOOTTIME) + seconds - late
 
     def _key_removed(self, key: bytes) -> None:
         """Cut off who had a key that the registry does not know any more, and forget him."""
@@ -631,7 +636,7 @@ class Node:
         """
         if name == self.identity.name:
             return self._local
-        peer = self._visitors.get(name) or self._by_name.get(name)
+        peer = self._visitors.get(name) or self.peers_by_name.get(name)
         if peer is not None and peer.state != "gone":
             return peer
         record = self.registry.presence(name)

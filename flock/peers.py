@@ -652,7 +652,7 @@ class Peers:
                     self._over(watched, "no answer")
             elif (
                 watched.deadline is None
-                and now - watched.lane.used > IDLE_AFTER
+                and watched.lane.idle_for > IDLE_AFTER
                 and not watched.peer.serving
                 and not watched.peer.watched
                 and not self._calls.open_ids(watched.peer)
@@ -661,7 +661,7 @@ class Peers:
 
     def _close_idle(self, watched: _Watched) -> None:
         with watched.peer.lock:
-            if time.monotonic() - watched.lane.used > IDLE_AFTER and not watched.lane.is_closed:
+            if watched.lane.idle_for > IDLE_AFTER and not watched.lane.is_closed:
                 unsent = self._end(watched.lane)
                 if watched.peer.lane is watched.lane:
                     watched.peer.lane = None

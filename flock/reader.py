@@ -4,6 +4,12 @@ Nobody else touches that socket. For each connection the reader keeps who is at
 the other end (by its key), which of the peer's lanes it is, and how its clock
 stands to ours. What is malformed is counted and dropped; a key that keeps
 sending rubbish is ignored for a while.
+
+Who sent a frame is asked of libzmq for the first frames of a connection. From
+then on the connection's routing id stands for its key: a lane's is random, and
+only its two ends know it, so nobody else can speak under it. Frames under any
+other id are looked at closely each time. Asking libzmq for a frame's key, and
+whether more parts follow, takes longer than all else that is done to it.
 """
 
 from __future__ import annotations
@@ -18,7 +24,7 @@ from typing import Any
 
 import zmq
 
-from flock.messages import BYE, HELLO, MAX_FRAME_BYTES, PROTOCOL
+from flock.messages import BYE, HELLO, MAX_FRAME_BYTES, PROTOCOL, REPLY, ROUTE_BYTES, ROUTE_MARK
 from flock.wire import BadFrame, Codec, WrongProtocol
 from registry.contract import KeyRecord
 
@@ -33,6 +39,9 @@ _MAX_CONNECTIONS = 100_000
 _MAX_SUPERSEDED = 1_000  # connections kept for the goodbye that may still come on them
 _ENCRYPTION_BYTES = 256  # more than CURVE adds to a frame
 
+_BOOTTIME = time.CLOCK_BOOTTIME
+_now = time.clock_gettime
+
 Lookup = Callable[[bytes], "KeyRecord | None"]
 
 
@@ -41,11 +50,11 @@ class Connection:
 
     Attributes:
         key: the key at the other end, Z85; empty without encryption.
-        route: what the ROUTER calls it.
         generation: as its HELLO said; empty before.
         lane: the peer's number of this lane.
         peer: whom answers go to; None until that is known.
         is_superseded: the peer has opened a newer lane.
+        route: the routing id its frames come under.
     """
 
     __slots__ = (
@@ -114,6 +123,7 @@ class Reader:
         known: Lookup | None,
         heard_hello: Callable[[Connection, list[Any]], None],
         heard: Callable[[Any, KeyRecord, list[list[Any]], float], None],
+        answered: Callable[[Any, int, Any], None],
         ignore_for: float = 60.0,
     ) -> None:
         """Make the socket; `bind` gives it an address, `start` begins to read.
@@ -126,16 +136,22 @@ class Reader:
             heard_hello: takes a HELLO of our protocol.
             heard: takes any other messages of one peer, with the caller's
                 record and the frame's lateness in seconds.
+            answered: takes peer, call id and value of a REPLY that came alone.
             ignore_for: seconds a key that sends rubbish is ignored; 0 for never.
         """
         self.counters = Counters()
         self._context = context
         self._codec = codec
-        self._known = known
+        self._has_keys = known is not None
+        self._known: Lookup = known if known is not None else {b"": _ANYBODY}.get
         self._heard_hello = heard_hello
         self._heard = heard
+        self._answered = answered
         self._ignore_for = ignore_for
         self._connections: dict[bytes, Connection] = {}
+        # Those of them whose routing id stands for their key.
+        self._trusted: dict[bytes, Connection] = {}
+        self._last_key = b""
         # By key, too: a generation is what its HELLO says, and nobody may
         # supersede the lanes of another.
         self._newest: dict[tuple[bytes, str], Connection] = {}
@@ -172,27 +188,77 @@ class Reader:
 
     def _read(self) -> None:
         socket = self.socket
+        receive = socket.recv
+        trusted = self._trusted
         with socket:
+            route = receive()
             while True:
-                route = socket.recv()
-                frame = socket.recv(copy=False)
-                more = 0
-                while frame.more:
-                    frame = socket.recv(copy=False)  # our frames stand alone: an offence
-                    more += 1
                 try:
-                    if self._take(route, frame, more) is _END:
-                        return
+                    connection = trusted.get(route)
+                    if connection is None:
+                        if self._take_any(route) is _END:
+                            return
+                    else:
+                        body = receive()
+                        if not self._take(connection, body) and body in trusted:
+                            route = body  # parts too many before it: this begins the next
+                            continue
                 except Exception:
                     # One odd frame must not end reading for everybody.
                     logger.exception("a frame could not be dealt with")
+                route = receive()
 
-    def _take(self, route: bytes, frame: zmq.Frame, more: int) -> Any:
+    def _take(self, connection: Connection, body: bytes) -> bool:
+        """Take a frame of a connection that is known; False if it is no frame at all."""
+        self.counters.frames += 1
+        self._last_key = key = connection.key
+        caller = self._known(key)
+        if caller is None:
+            self.counters.unknown_keys += 1
+            self._drop(connection.route)
+            return True
+        if self._ignored and self._is_ignored(key):
+            self.counters.ignored += 1
+            return True
+        try:
+            stamp, messages = self._codec.decode(body)
+        except BadFrame as error:
+            self._offence(key, caller, error)
+            return False
+        message = messages[0]
+        kind = message[0]
+        if kind == REPLY and len(messages) == 1:
+            # By far the most frequent, and what it says has no deadline.
+            self._answered(connection.peer, message[1], message[2])
+            return True
+        late = connection.late_by(stamp * 1e-9, _now(_BOOTTIME))
+        if kind == HELLO:
+            self._take_closely(connection, caller, messages, late)
+        else:
+            self._heard(connection.peer, caller, messages, late)
+        return True
+
+    def _take_any(self, route: bytes) -> Any:
+        """Take a frame under an id that stands for nobody yet; `_END` if it says to stop."""
+        socket = self.socket
+        if not socket.rcvmore:
+            # The last part of a message of which only the first two are looked at.
+            self.counters.frames += 1
+            sender = self._known(self._last_key)
+            if sender is not None:
+                self._offence(self._last_key, sender, BadFrame("a frame too many"))
+            return None
+        frame = socket.recv(copy=False)
+        more = 0
+        last = frame
+        while last.more:
+            last = socket.recv(copy=False)  # our frames stand alone: an offence
+            more += 1
         counters = self.counters
         counters.frames += 1
         connection = self._connections.get(route)
-        if self._known is None:
-            key, caller = b"", _ANYBODY
+        if not self._has_keys:
+            key = b""
             if len(frame) == len(_STOP_WORD) and frame.bytes == _STOP_WORD and _is_local(frame):
                 return _END
         else:
@@ -201,12 +267,12 @@ class Reader:
             except (zmq.ZMQError, AttributeError):
                 # Only a socket of this process comes without a key.
                 return _END if frame.bytes == _STOP_WORD else None
-            known = self._known(key)
-            if known is None:
-                counters.unknown_keys += 1
-                self._connections.pop(route, None)
-                return None
-            caller = known
+        caller = self._known(key)
+        if caller is None:
+            counters.unknown_keys += 1
+            self._drop(route)
+            return None
+        self._last_key = key
         if self._ignored and self._is_ignored(key):
             counters.ignored += 1
             return None
@@ -215,21 +281,31 @@ class Reader:
             self._connections[route] = connection
             if len(self._connections) > _MAX_CONNECTIONS:
                 self._forget_old_connections()
-        arrived = time.clock_gettime(time.CLOCK_BOOTTIME)
         try:
             if more:
                 raise BadFrame(f"{more} frames too many")
-            stamp, messages = self._codec.decode(frame.buffer)
+            stamp, messages = self._codec.decode(frame.bytes)
         except BadFrame as error:
             self._offence(key, caller, error)
             return None
-        late = connection.late_by(stamp * 1e-9, arrived)
-        peer = connection.peer
-        if peer is None or connection.is_superseded or messages[0][0] == HELLO:
-            self._take_closely(connection, caller, messages, late)
-        else:
-            self._heard(peer, caller, messages, late)
+        late = connection.late_by(stamp * 1e-9, _now(_BOOTTIME))
+        self._take_closely(connection, caller, messages, late)
+        if connection.peer is not None and not connection.is_superseded:
+            self._trust(connection)
         return None
+
+    def _trust(self, connection: Connection) -> None:
+        """Let a connection's routing id stand for its key from now on, if nobody can guess it."""
+        route = connection.route
+        if len(route) == ROUTE_BYTES and route.startswith(ROUTE_MARK):
+            self._trusted[route] = connection
+            if self._connections.get(route) is not connection:
+                self._trusted.pop(route, None)  # forgotten meanwhile, on another thread
+
+    def _drop(self, route: bytes) -> None:
+        """Forget a connection; any thread may."""
+        self._connections.pop(route, None)
+        self._trusted.pop(route, None)
 
     def _take_closely(
         self, connection: Connection, caller: KeyRecord, messages: list[list[Any]], late: float
@@ -267,6 +343,7 @@ class Reader:
     def _supersede(self, connection: Connection) -> None:
         """Take no more from a connection but a goodbye, and that not for ever."""
         connection.is_superseded = True
+        self._trusted.pop(connection.route, None)
         self._superseded.append(connection.route)
         if len(self._superseded) > _MAX_SUPERSEDED:
             self._connections.pop(self._superseded.popleft(), None)
@@ -275,7 +352,7 @@ class Reader:
         """Drop what is kept of a peer that is gone; may be called from any thread."""
         for route, connection in self._connections.copy().items():
             if connection.generation == generation:
-                self._connections.pop(route, None)
+                self._drop(route)
         for identity in list(self._newest):
             if identity[1] == generation:
                 self._newest.pop(identity, None)
@@ -284,7 +361,7 @@ class Reader:
         """Drop what is kept of a key that is known no longer; may be called from any thread."""
         for route, connection in self._connections.copy().items():
             if connection.key == key:
-                self._connections.pop(route, None)
+                self._drop(route)
         for identity in list(self._newest):
             if identity[0] == key:
                 self._newest.pop(identity, None)
@@ -294,9 +371,9 @@ class Reader:
     def _forget_old_connections(self) -> None:
         """Drop the oldest connections: ROUTER does not say when one ends."""
         while len(self._connections) > _MAX_CONNECTIONS:
-            oldest = self._connections.pop(next(iter(self._connections)), None)
-            if oldest is not None:
-                self._newest.pop((oldest.key, oldest.generation), None)
+            oldest = self._connections[next(iter(self._connections))]
+            self._drop(oldest.route)
+            self._newest.pop((oldest.key, oldest.generation), None)
 
     # --- rubbish
 

@@ -28,6 +28,7 @@ from flock.messages import (
     MAX_DEPTH,
     MAX_FRAME_BYTES,
     PROTOCOL,
+    REPLY,
 )
 
 _MAX_PLACES = 1_000_000  # that the search for a value that cannot travel looks at
@@ -40,9 +41,12 @@ _HEADER_BYTES = FRAME_HEADER.size
 MAX_MESSAGE_BYTES = MAX_FRAME_BYTES - _HEADER_BYTES - 5
 """Largest encoded message: a frame is a header, the beginning of an array, and messages."""
 
-_SCALARS = (str, bytes, int, float, bool, type(None))
-_SCALAR_TYPES = frozenset(_SCALARS)
+SCALAR_TYPES = frozenset((str, bytes, int, float, bool, type(None)))
+"""What holds no other value."""
+
 _PACKER_BYTES = 4096
+
+_unpack = msgpack.unpackb
 
 PackHandle = Callable[[Any], Sequence[str] | None]
 """Returns what a handle points at, `[node]` or `[node, actor]`; None for anything else."""
@@ -94,26 +98,30 @@ class Codec:
             EncodeError: a value in it cannot travel, or it is too large.
         """
         try:
-            packer = self._packers.packer
-        except AttributeError:
-            packer = self._packers.packer = msgpack.Packer(
-                default=self._pack_other, buf_size=_PACKER_BYTES
-            )
-        try:
-            packed: bytes = packer.pack(message)
-        except (TypeError, ValueError, OverflowError, RecursionError) as error:
-            packer.reset()
-            if isinstance(error, EncodeError):
-                raise
-            raise EncodeError(self._blame(message) or f"a value cannot travel: {error}") from None
+            packed: bytes = self._packers.packer.pack(message)
+        except Exception as error:  # noqa: BLE001 - also whatever a value's own code raises
+            return self._encode_anew(message, error)
         if len(packed) > _SMALL_FRAME_BYTES:
-            # Its room has grown to the message, and would stay so.
-            del self._packers.packer
+            self._refuse_too_large(packed)
+        return packed
+
+    def _encode_anew(self, message: tuple[Any, ...], error: Exception) -> bytes:
+        """Make this thread's packer and use it; with one, say why it could not be used."""
+        if not hasattr(self._packers, "packer"):
+            self._packers.packer = msgpack.Packer(default=self._pack_other, buf_size=_PACKER_BYTES)
+            return self.encode(message)
+        self._packers.packer.reset()
+        if isinstance(error, (TypeError, ValueError, OverflowError, RecursionError)):
+            raise EncodeError(self._blame(message) or f"a value cannot travel: {error}") from None
+        raise error
+
+    def _refuse_too_large(self, packed: bytes) -> None:
+        # The packer's room has grown to the message, and would stay so.
+        del self._packers.packer
         if len(packed) > MAX_MESSAGE_BYTES:
             raise EncodeError(
                 f"{len(packed)} bytes are too many: a message has at most {MAX_MESSAGE_BYTES}"
             )
-        return packed
 
     def check_arguments(self, args: Sequence[Any], kwargs: dict[str, Any]) -> None:
         """Refuse arguments nested too deep to be read at the other end.
@@ -122,15 +130,15 @@ class Codec:
             EncodeError: names the place.
         """
         for index, value in enumerate(args):
-            if type(value) not in _SCALAR_TYPES:
+            if type(value) not in SCALAR_TYPES:
                 self.check_value(value, f"args[{index}]")
         for key, value in kwargs.items():
-            if type(value) not in _SCALAR_TYPES:
+            if type(value) not in SCALAR_TYPES:
                 self.check_value(value, f"kwargs[{key!r}]")
 
     def check_value(self, value: Any, place: str) -> None:
         """Refuse a value nested too deep to be read at the other end."""
-        if not isinstance(value, _SCALARS) and depth(value) > MAX_DEPTH - 2:
+        if depth(value) > MAX_DEPTH - 2:
             raise EncodeError(f"{place} is nested deeper than {MAX_DEPTH - 2} levels")
 
     def _pack_other(self, value: Any) -> msgpack.ExtType:
@@ -171,7 +179,7 @@ class Codec:
 
     # --- from bytes
 
-    def decode(self, frame: bytes | memoryview) -> tuple[int, list[list[Any]]]:
+    def decode(self, frame: bytes) -> tuple[int, list[list[Any]]]:
         """Turn a frame into its sender's clock and its messages.
 
         Returns:
@@ -189,26 +197,37 @@ class Codec:
         version, stamp = FRAME_HEADER.unpack_from(frame)
         if version != PROTOCOL:
             raise WrongProtocol(f"protocol version {version}, ours is {PROTOCOL}")
-        hooks = {} if size <= _SMALL_FRAME_BYTES else _counting_hooks()
         try:
-            if size > _UNCHECKED_BYTES:
-                # The decoder makes room for as many members as a list claims to
-                # have, list within list: first see that all the claims are true.
-                walker = msgpack.Unpacker(max_buffer_size=size)
-                walker.feed(frame[_HEADER_BYTES:])
-                walker.skip()
-            # What a length in it may say is bounded by the bytes that follow.
-            messages: list[list[Any]] = msgpack.unpackb(
-                frame[_HEADER_BYTES:],
-                ext_hook=self._unpack_other,
-                strict_map_key=False,
-                max_ext_len=_MAX_EXTENSION_BYTES,
-                **hooks,
-            )
+            if size <= _UNCHECKED_BYTES:
+                # What a length in it may say is bounded by the bytes that follow.
+                messages: list[list[Any]] = _unpack(
+                    frame[_HEADER_BYTES:],
+                    ext_hook=self._unpack_other,
+                    strict_map_key=False,
+                    max_ext_len=_MAX_EXTENSION_BYTES,
+                )
+            else:
+                messages = self._unpack_large(memoryview(frame)[_HEADER_BYTES:])
             if type(messages) is not list or not messages:
                 raise BadFrame("no array of messages")
             for message in messages:
-                _check(message)
+                if type(message) is not list or not message:
+                    raise BadFrame("a message that does not begin with its kind")
+                shape = tuple(map(type, message))
+                if message[0] == REPLY and shape in _PLAIN_REPLIES:
+                    continue
+                # Nearly every message has one of the few exact shapes of its
+                # kind; the rest is looked at closely.
+                places = _SHAPES.get(message[0], _NO_SHAPES).get(shape)
+                if places is None:
+                    _check_closely(message)
+                    continue
+                for place in places:
+                    value = message[place]
+                    if value:
+                        members = value if type(value) is list else value.values()
+                        if not SCALAR_TYPES.issuperset(map(type, members)):
+                            _check_depth(value)
         except BadFrame:
             raise
         except Exception as error:  # noqa: BLE001 - see below
@@ -216,6 +235,22 @@ class Codec:
             # hooks' may be others: none of them may reach the reader's loop.
             raise BadFrame(f"{type(error).__name__}: {error}") from None
         return stamp, messages
+
+    def _unpack_large(self, body: memoryview) -> list[list[Any]]:
+        """Decode a frame that is large enough to lie about how much there is in it."""
+        # The decoder makes room for as many members as a list claims to
+        # have, list within list: first see that all the claims are true.
+        walker = msgpack.Unpacker(max_buffer_size=len(body))
+        walker.feed(body)
+        walker.skip()
+        messages: list[list[Any]] = _unpack(
+            body,
+            ext_hook=self._unpack_other,
+            strict_map_key=False,
+            max_ext_len=_MAX_EXTENSION_BYTES,
+            **(_counting_hooks() if len(body) > _SMALL_FRAME_BYTES else {}),
+        )
+        return messages
 
     def _unpack_other(self, code: int, data: bytes) -> Any:
         if code == _DATETIME:
@@ -242,57 +277,44 @@ def _counting_hooks() -> dict[str, Callable[[Any], Any]]:
     return {"list_hook": count, "object_hook": count}
 
 
-def _check(message: Any) -> None:
+def _check_closely(message: list[Any]) -> None:
     """Refuse a message whose kind, number of fields or types are not in the table."""
-    if type(message) is not list or not message or type(message[0]) is not int:
-        raise BadFrame("a message that does not begin with its kind")
     kind = message[0]
-    shapes = _SHAPES.get(kind)
-    if shapes is None:
+    if type(kind) is not int:
+        raise BadFrame("a message that does not begin with its kind")
+    types = FIELD_TYPES.get(kind)
+    if types is None:
         raise BadFrame(f"a message of unknown kind {kind}")
-    # Nearly every message has one of the few exact shapes; the rest is looked at closely.
-    if tuple(map(type, message)) not in shapes:
-        _check_closely(message, FIELD_TYPES[kind])
-    for index in _NESTED[kind]:
-        value = message[index]
-        if value and (type(value) is list or type(value) is dict):
-            for member in value.values() if type(value) is dict else value:
-                if type(member) is list or type(member) is dict:
-                    if depth(value) > MAX_DEPTH:
-                        raise BadFrame(f"nested deeper than {MAX_DEPTH} levels")
-                    break  # once is enough: it looked at all of them
-
-
-def _check_closely(message: list[Any], types: tuple[Any, ...]) -> None:
     if len(message) != len(types) + 1:
-        raise BadFrame(f"a message of kind {message[0]} with {len(message) - 1} fields")
+        raise BadFrame(f"a message of kind {kind} with {len(message) - 1} fields")
     for value, expected in zip(message[1:], types, strict=True):
         if not isinstance(value, expected):
-            raise BadFrame(
-                f"a message of kind {message[0]} where a {type(value).__name__} has no place"
-            )
+            raise BadFrame(f"a message of kind {kind} where a {type(value).__name__} has no place")
+        _check_depth(value)
 
 
-def _shapes(types: tuple[Any, ...]) -> frozenset[tuple[type, ...]]:
-    """List the exact types a message of a kind usually has."""
+def _check_depth(value: Any) -> None:
+    """Refuse a list or dict in which others are nested too deep."""
+    if depth(value) > MAX_DEPTH:
+        raise BadFrame(f"nested deeper than {MAX_DEPTH} levels")
+
+
+def _shapes(types: tuple[Any, ...]) -> dict[tuple[type, ...], tuple[int, ...]]:
+    """List the exact types a message of a kind usually has, and where in each others may nest."""
     choices = [
         each if isinstance(each, tuple) else _VALUE_TYPES if each is object else (each,)
         for each in types
     ]
-    return frozenset((int, *shape) for shape in itertools.product(*choices))
+    return {
+        (int, *shape): tuple(place for place, each in enumerate(shape, 1) if each in (list, dict))
+        for shape in itertools.product(*choices)
+    }
 
 
 _VALUE_TYPES = (type(None), bool, int, float, str, bytes, list, dict)
 _SHAPES = {kind: _shapes(types) for kind, types in FIELD_TYPES.items()}
-_NESTED = {
-    kind: tuple(
-        index
-        for index, expected in enumerate(types, 1)
-        if expected in (list, dict, object) or (isinstance(expected, tuple) and list in expected)
-    )
-    for kind, types in FIELD_TYPES.items()
-}
-"""Where lists and dicts may stand in a message of a kind."""
+_PLAIN_REPLIES = frozenset(shape for shape, places in _SHAPES[REPLY].items() if not places)
+_NO_SHAPES: dict[tuple[type, ...], tuple[int, ...]] = {}
 
 
 def frame_of(messages: Sequence[bytes], stamp: int) -> bytes:

@@ -51,8 +51,8 @@ def _context() -> zmq.Context[zmq.Socket[bytes]]:
 def serve_raw() -> None:
     """Answer each message with its last field, until standard input ends."""
     socket = _context().socket(zmq.ROUTER)
+    socket.rcvhwm = socket.sndhwm = 0  # before it is bound, or a full pipe drops answers
     port = socket.bind_to_random_port("tcp://127.0.0.1")
-    socket.rcvhwm = socket.sndhwm = 0
     print(port, flush=True)
     threading.Thread(target=lambda: (sys.stdin.read(), os._exit(0)), daemon=True).start()
     while True:

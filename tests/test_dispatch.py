@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import queue
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -145,7 +144,7 @@ def dispatcher(supervisor: Supervisor) -> Dispatcher:
         "twice": lambda number: 2 * number,
         "broken": broken,
     }
-    return Dispatcher(supervisor, codec, questions, time.monotonic, fence)
+    return Dispatcher(supervisor, codec, questions, fence)
 
 
 @pytest.fixture

@@ -536,7 +536,7 @@ def test_a_call_that_meets_the_closing_of_an_idle_lane_is_sent(make: Make) -> No
     # The message of a thread that has queued it and not yet sent it.
     late = codec.encode((CALL, 99, "a", "late", [], {}, None, [], None))
     lane._queue.append(late)
-    lane.used = -1e12
+    lane.used = -(10**12)
     one.peers._close_idle(watched)
 
     assert two.next()[:4] == [CALL, 99, "a", "late"]

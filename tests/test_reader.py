@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import queue
 import random
+import secrets
 import time
 from collections.abc import Iterator
 from typing import Any, cast
@@ -13,7 +15,7 @@ import pytest
 import zmq
 
 from flock.admission import DOMAIN, Admission
-from flock.messages import BYE, FRAME_HEADER, HELLO, PROTOCOL, REPLY
+from flock.messages import BYE, FRAME_HEADER, HELLO, PROTOCOL, REPLY, ROUTE_BYTES, ROUTE_MARK
 from flock.reader import Connection, Reader
 from flock.wire import Codec, frame_of
 from registry.contract import KeyRecord, Registry
@@ -40,6 +42,7 @@ class Desk:
             known=self.admission.known if self.admission is not None else None,
             heard_hello=self.heard_hello,
             heard=self.take,
+            answered=self.take_answer,
             ignore_for=ignore_for,
         )
         self.keys: tuple[bytes, bytes] | None = None
@@ -63,9 +66,15 @@ class Desk:
                 raise RuntimeError("told to")
             self.heard.put((peer, message, late))
 
-    def client(self, keys: tuple[bytes, bytes] | None = None) -> Any:
+    def take_answer(self, peer: Any, call_id: int, value: Any) -> None:
+        self.heard.put((peer, [REPLY, call_id, value], 0.0))
+
+    def client(self, keys: tuple[bytes, bytes] | None = None, route: bytes | None = None) -> Any:
+        """Connect; `route` gives the connection a routing id, as our lanes have one."""
         client = self.context.socket(zmq.DEALER)
         client.linger = 0
+        if route is not None:
+            client.setsockopt(zmq.ROUTING_ID, route)
         if self.keys is not None:
             client.curve_serverkey = self.keys[0]
             client.curve_publickey, client.curve_secretkey = keys or zmq.curve_keypair()
@@ -276,6 +285,89 @@ def test_rubbish_is_counted_and_the_next_frame_read(desk: Desk) -> None:
     assert desk.reader.counters.bad_frames == 2000
 
 
+def lane_route() -> bytes:
+    return ROUTE_MARK + secrets.token_bytes(ROUTE_BYTES - 1)
+
+
+def test_a_lane_is_known_by_its_secret_routing_id_and_any_other_is_asked_who_it_is(
+    desk: Desk,
+) -> None:
+    route = lane_route()
+    lane, stranger = desk.client(route=route), desk.client(route=b"\xffshort")
+    for client, name in ((lane, "lane"), (stranger, "stranger")):
+        client.send(hello(name))
+        client.send(reply("first"))
+        assert desk.next() == (name, [REPLY, 1, "first"])
+    assert list(desk.reader._trusted) == [route]
+
+
+def test_a_key_that_is_removed_silences_a_known_lane_at_once_and_it_can_come_back() -> None:
+    registry = FakeRegistry()
+    desk = Desk(registry)
+    try:
+        keys, route = zmq.curve_keypair(), lane_route()
+        registry.enter(keys[0])
+        lane = desk.client(keys, route)
+        lane.send(hello("g"))
+        lane.send(reply("a"))
+        assert desk.next()[1][2] == "a"
+        assert route in desk.reader._trusted
+        registry.remove(keys[0])
+        lane.send(reply("b"))
+        assert desk.wait_for("unknown_keys", 1) == 1
+        assert desk.heard.empty()
+        assert not desk.reader._trusted
+    finally:
+        desk.close()
+
+
+def test_a_lane_of_one_key_does_not_speak_for_another_that_takes_its_routing_id_later() -> None:
+    registry = FakeRegistry()
+    desk = Desk(registry)
+    try:
+        honest, rogue = zmq.curve_keypair(), zmq.curve_keypair()
+        registry.enter(honest[0], name="honest")
+        registry.enter(rogue[0], name="rogue")
+        # What libzmq makes up itself can be guessed: such an id stands for nobody.
+        guessable = b"\x02" + b"0" * (ROUTE_BYTES - 1)
+        one = desk.client(honest, guessable)
+        one.send(hello("honest"))
+        one.send(reply("a"))
+        assert desk.next() == ("honest", [REPLY, 1, "a"])
+        one.close()
+
+        def is_free() -> bool:
+            two = desk.client(rogue, guessable)
+            two.send(hello("rogue"))
+            two.send(reply("b"))
+            return bool(eventually(lambda: not desk.heard.empty(), within=0.5))
+
+        assert eventually(is_free, within=10.0)
+        assert desk.next() == ("rogue", [REPLY, 1, "b"])
+    finally:
+        desk.close()
+
+
+@pytest.mark.parametrize("parts", [2, 3, 4, 7])
+def test_a_lane_that_sends_parts_too_many_harms_nobody_else(desk: Desk, parts: int) -> None:
+    route = lane_route()
+    rogue, honest = desk.client(route=route), desk.client(route=lane_route())
+    rogue.send(hello("rogue"))
+    honest.send(hello("honest"))
+    honest.send(reply("before"))
+    assert desk.next() == ("honest", [REPLY, 1, "before"])
+    rng = random.Random(parts)
+    for number in range(200):
+        # Also its own routing id, where another's frame would be looked for behind it.
+        rogue.send_multipart([rng.choice([b"x", route, reply("rogue")]) for _ in range(parts)])
+        honest.send(reply(number))
+
+    heard = (desk.next() for _ in iter(int, 1))
+    of_the_honest = (message[2] for peer, message in heard if peer == "honest")
+    assert list(itertools.islice(of_the_honest, 200)) == list(range(200))
+    assert desk.reader.counters.bad_frames > 0
+
+
 def test_one_message_that_cannot_be_dealt_with_does_not_end_the_reading(
     desk: Desk, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -343,6 +435,13 @@ def test_connections_are_bounded(desk: Desk, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_closing_twice_or_unstarted_is_harmless() -> None:
     context: zmq.Context[Any] = zmq.Context()
-    reader = Reader(context, codec, known=None, heard_hello=lambda *_: None, heard=lambda *_: None)
+    reader = Reader(
+        context,
+        codec,
+        known=None,
+        heard_hello=lambda *_: None,
+        heard=lambda *_: None,
+        answered=lambda *_: None,
+    )
     reader.close()
     context.destroy(linger=0)
