@@ -1,11 +1,12 @@
-"""kazoo's client, with the five things it lacks.
+"""kazoo's client, with the six things it lacks.
 
 It tells what timeout the server really granted, and when a server was last
 heard of; it opens its connections within 2 s and, for TLS, trusts no other
 authority than the one it is given; it reconnects within 2 s however long the
-outage was; its connection can be cut from outside, so that closing ends in
-bounded time; and it takes back watches that nobody needs any more, which
-kazoo leaves with the server until the session ends.
+outage was; it comes past a server that hangs while it joins, and says what is
+wrong with each if none lets it in; its connection can be cut from outside, so
+that closing ends in bounded time; and it takes back watches that nobody needs
+any more, which kazoo leaves with the server until the session ends.
 
 Nothing else of our code reaches into kazoo.
 """
@@ -33,6 +34,10 @@ from registry.zookeeper_address import Address
 from registry.zookeeper_guard import Guard
 
 _CONNECT_TIMEOUT = 2.0
+
+_LEAST_SHARE = 0.8
+"""Seconds; servers answer in milliseconds, unless their disk or their leader stalls."""
+
 _RECONNECT = {"max_tries": -1, "delay": 0.1, "backoff": 2, "max_delay": 2, "max_jitter": 0.25}
 
 _log = logging.getLogger(__name__)
@@ -64,9 +69,12 @@ _NAMES_BELOW, _THE_NODE = 1, 2
 class _Handler(SequentialThreadingHandler):  # type: ignore[misc]
     """kazoo's threads, with our own way to open a connection."""
 
-    def __init__(self, context: ssl.SSLContext | None) -> None:
+    def __init__(self, context: ssl.SSLContext | None, patience: Callable[[], float]) -> None:
         super().__init__()
         self._context = context
+        self._patience = patience
+        self._server = ""
+        self.failures: dict[str, str] = {}
 
     def create_connection(
         self,
@@ -75,17 +83,28 @@ class _Handler(SequentialThreadingHandler):  # type: ignore[misc]
         timeout: float | None = None,
         **_: Any,
     ) -> socket.socket:
-        """Connect to one server; a silent one costs 2 s, not a session timeout."""
-        bound = min(timeout or _CONNECT_TIMEOUT, _CONNECT_TIMEOUT)
-        connection = socket.create_connection(address, bound)
+        """Connect to one server; a silent one costs 2 s at most, not a session timeout."""
+        self._server = f"{hostname or address[0]}:{address[1]}"
+        try:
+            connection = socket.create_connection(
+                address, min(timeout or _CONNECT_TIMEOUT, self._patience())
+            )
+        except OSError as error:
+            self.failed(error.strerror or str(error))
+            raise
         try:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if self._context is None:
                 return connection
             return self._context.wrap_socket(connection, server_hostname=hostname)
-        except BaseException:
+        except BaseException as error:
             connection.close()
+            self.failed(str(error))
             raise
+
+    def failed(self, why: str) -> None:
+        """Note why there is no session with the server that was tried last."""
+        self.failures[self._server] = why
 
 
 class _Connection(ConnectionHandler):  # type: ignore[misc]
@@ -101,8 +120,14 @@ class _Connection(ConnectionHandler):  # type: ignore[misc]
         if isinstance(request, Connect):
             # A server that is just starting takes the connection and may never answer; to wait
             # for it as long as a session lives would cost the session.
-            timeout = min(timeout, max(_CONNECT_TIMEOUT, self._guard.granted / 3))
-        result = super()._invoke(timeout, request, xid)
+            timeout = min(timeout, self.client.patience())
+            try:
+                result = super()._invoke(timeout, request, xid)
+            except Exception:
+                self.handler.failed("it takes the connection and does not answer")
+                raise
+        else:
+            result = super()._invoke(timeout, request, xid)
         if isinstance(request, Connect):
             answer = result[0]
             # No timeout granted means: that session has ended.
@@ -148,6 +173,9 @@ class Client(KazooClient):  # type: ignore[misc]
         guard: is told of sessions and answers.
         changed: called with kazoo's state after it changed, on kazoo's
             thread: it must neither block nor ask ZooKeeper.
+        within: seconds that all servers have together until there is a
+            session: one that hangs must not use them up. None if that is
+            as long as it takes.
     """
 
     def __init__(
@@ -156,13 +184,18 @@ class Client(KazooClient):  # type: ignore[misc]
         settings: RegistrySettings,
         guard: Guard,
         changed: Callable[[KazooState], None],
+        within: float | None = None,
     ) -> None:
+        self._guard = guard
+        self._share = _CONNECT_TIMEOUT
+        if within is not None and len(address.hosts) > 1:
+            self._share = min(_CONNECT_TIMEOUT, max(_LEAST_SHARE, within / len(address.hosts)))
         context = _tls_context(settings)
         self.is_secured = bool(address.user or settings.zookeeper_cert)
         super().__init__(
             hosts=address.connection_string,
             timeout=settings.session_timeout,
-            handler=_Handler(context),
+            handler=_Handler(context, self.patience),
             default_acl=CREATOR_ALL_ACL if self.is_secured else OPEN_ACL_UNSAFE,
             auth_data=[("digest", f"{address.user}:{address.password}")] if address.user else [],
             connection_retry=dict(_RECONNECT),
@@ -175,6 +208,23 @@ class Client(KazooClient):  # type: ignore[misc]
     def wait_until_connected(self, timeout: float) -> bool:
         """Wait for a connection; say whether there is one."""
         return bool(self._live.wait(max(0.0, timeout)))
+
+    def patience(self) -> float:
+        """Return the seconds that one server has to let us in."""
+        if self._guard.session is None:
+            return self._share
+        return max(_CONNECT_TIMEOUT, self._guard.granted / 3)
+
+    def has_joined(self) -> None:
+        """Give servers their full time from now on: only joining is in a hurry."""
+        self._share = _CONNECT_TIMEOUT
+
+    def failures(self) -> str:
+        """Say why there is no session, server by server."""
+        found = dict(self.handler.failures)
+        if not found:
+            return "no address is known of any of its hosts"
+        return ", ".join(f"{server}: {why}" for server, why in found.items())
 
     @property
     def is_refused(self) -> bool:

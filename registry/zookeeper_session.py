@@ -114,16 +114,18 @@ class Session:
         """
         if self._client is not None or self._closed.is_set():
             raise RuntimeError("a registry is opened once")
-        client = Client(self.address, self._settings, self.guard, self._changed)
+        client = Client(self.address, self._settings, self.guard, self._changed, within=timeout)
         client.start_async()
         try:
             if not client.wait_until_connected(timeout):
                 if client.is_refused:
                     raise NotPermitted(f"{self.url} refuses our user or certificate")
-                raise RegistryUnavailable(self.url, f"no connection within {timeout:g} s")
+                why = f"no connection within {timeout:g} s ({client.failures()})"
+                raise RegistryUnavailable(self.url, why)
         except BaseException:
             _stop(client, patience=0.0)
             raise
+        client.has_joined()
         self._client = client
 
     def requests(self, timeout: float = OPERATION_TIMEOUT) -> Requests:

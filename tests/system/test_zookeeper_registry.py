@@ -779,6 +779,39 @@ def test_the_loss_of_the_leader_costs_no_session_and_no_lock(own_ensemble, new_m
     assert member.node_names() == ["bender0"]
 
 
+def test_a_server_that_hangs_keeps_nobody_from_joining(own_ensemble):
+    hung = own_ensemble.followers()[0]
+    hung.pause()
+    settings = RegistrySettings(own_ensemble.url(), session_timeout=8.0)
+    took: list[float] = []
+
+    # Which server is asked first is left to chance.
+    while len(took) < 12 and max(took, default=0.0) < 0.5:
+        began = time.monotonic()
+        registry = ZooKeeperRegistry(settings)
+        registry.open(2.5)
+        took.append(time.monotonic() - began)
+        assert registry.node_names() == []
+        registry.close()
+
+    hung.resume()
+
+
+def test_why_no_server_lets_us_in_is_said_for_each(own_zookeeper):
+    own_zookeeper.servers[0].pause()
+    hosts = f"127.0.0.1:1,{own_zookeeper.connection_string}"
+
+    with pytest.raises(RegistryUnavailable) as refused:
+        ZooKeeperRegistry(RegistrySettings(f"zookeeper://{hosts}/x")).open(2.5)
+    with pytest.raises(RegistryUnavailable) as unknown:
+        ZooKeeperRegistry(RegistrySettings("zookeeper://no-such-host.invalid:1/x")).open(0.5)
+
+    assert "127.0.0.1:1: Connection refused" in refused.value.reason
+    silent = f"{own_zookeeper.connection_string}: it takes the connection and does not answer"
+    assert silent in refused.value.reason
+    assert "no address is known" in unknown.value.reason
+
+
 # --- who may, and how much -----------------------------------------------------
 
 
