@@ -48,7 +48,6 @@ FILES_BESIDE = 200
 FILES_PER_PEER = 6
 """A lane of ours, one of theirs, and what ZeroMQ opens for them."""
 
-_OPEN_WITHIN = 2.5
 _CONNECT_WITHIN = 2.0
 _CALL_WITHIN = 5.0
 
@@ -79,12 +78,15 @@ class Finding:
         return {"check": self.check, "ok": self.ok, "found": self.found, "mend": self.mend}
 
 
-def examine(given: dict[str, Any], node: str | None = None) -> Iterator[Finding]:
+def examine(
+    given: dict[str, Any], node: str | None = None, open_within: float = 2.5
+) -> Iterator[Finding]:
     """Look at everything, one after the other.
 
     Args:
         given: settings as they were given to this process.
         node: the node the way to which is looked at; None for this machine alone.
+        open_within: seconds to wait for the registry.
     """
     try:
         settings = load_settings(given)
@@ -92,7 +94,7 @@ def examine(given: dict[str, Any], node: str | None = None) -> Iterator[Finding]
         yield Finding("settings", str(error), "mend the place that it names", 2)
         return
     yield Finding("settings", f"registry from: {settings.origin('registry')}")
-    peers = yield from _examine_registry(settings)
+    peers = yield from _examine_registry(settings, open_within)
     if peers is None:
         return
     yield _file_limit_here(peers)
@@ -115,12 +117,14 @@ def examine(given: dict[str, Any], node: str | None = None) -> Iterator[Finding]
 # --- this machine --------------------------------------------------------------
 
 
-def _examine_registry(settings: Settings) -> Generator[Finding, None, int | None]:
+def _examine_registry(
+    settings: Settings, open_within: float
+) -> Generator[Finding, None, int | None]:
     """Look at the registry; returns how many nodes it knows, None if it is no use."""
     try:
         registry = make_registry(settings)
         began = time.monotonic()
-        registry.open(min(_OPEN_WITHIN, settings.timeout))
+        registry.open(min(open_within, settings.timeout))
     except FlockError as error:
         yield _failed("registry reachable", error, _registry_mend(error, settings))
         return None

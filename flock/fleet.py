@@ -49,9 +49,13 @@ class Flock:
             `crypto`, `state_dir`, `environment`, `cookbooks`, `run_list`,
             `timeout`, …); those not given come from the environment and the
             settings file.
+
+    Attributes:
+        join_within: seconds that joining waits for the registry.
     """
 
     _notes_readings = True
+    join_within: float = 2.5
 
     def __init__(
         self,
@@ -118,7 +122,7 @@ class Flock:
         )
         self._options = CallOptions(timeout=loaded.timeout)
         node.flock = self
-        node.open()
+        node.open(self.join_within)
         self._node, self._settings = node, loaded
         try:
             if name is not None:

@@ -17,6 +17,7 @@ import functools
 import os
 import socket
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -101,6 +102,15 @@ def start_of(pid: int) -> int | None:
         return _start_elsewhere(pid)
     fields = _stat_fields(pid)
     return int(fields[19]) if fields else None
+
+
+def age() -> float:
+    """Return how long this process has existed, in seconds; 0 where that cannot be read."""
+    ticks = start_of(os.getpid()) if _ON_LINUX else None
+    if not ticks:
+        return 0.0
+    started = ticks / os.sysconf("SC_CLK_TCK")
+    return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - started)
 
 
 def _stat_fields(pid: int) -> list[str] | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from flock.ctl.options import CommandLine, pass_line, reachable
+from flock.ctl.options import CommandLine, open_within, pass_line, reachable
 from flock.ctl.output import Ended, shared_code
 
 
@@ -23,7 +23,7 @@ def doctor(line: CommandLine, node: str | None) -> None:
 
     name = None if node is None else line.talk_to(node)
     output, findings = line.output, []
-    for finding in examine(line.given, name):
+    for finding in examine(line.given, name, open_within()):
         findings.append(finding)
         if not output.wants_json:
             output.text(f"{'ok  ' if finding.ok else 'BAD '} {finding.check}: {finding.found}")
