@@ -83,10 +83,28 @@ class Commands(click.Group):
             formatter.write_text("1 if any failed, else 5, 7, 4, 6, 3")
 
 
+def _show_version(context: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if not wanted:
+        return
+    output = context.ensure_object(CommandLine).output
+    if output.wants_json:
+        output.value({"version": __version__})
+    else:
+        output.text(f"flockctl {__version__}")
+    context.exit()
+
+
 @click.group(
     cls=Commands, no_args_is_help=False, context_settings={"help_option_names": ["-h", "--help"]}
 )
-@click.version_option(__version__, prog_name="flockctl", message="%(prog)s %(version)s")
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_show_version,
+    help="say which version this is",
+)
 @common
 def flockctl() -> None:
     """Reach every actor on every machine of the flock, and keep the machines in shape.

@@ -13,6 +13,7 @@ from __future__ import annotations
 import code
 import pydoc
 import sys
+from collections.abc import Callable
 from types import CodeType, TracebackType
 from typing import Any
 
@@ -21,6 +22,7 @@ import click
 from flock.completion import complete, walk
 from flock.ctl.names import note_names
 from flock.ctl.options import CommandLine, pass_line, reachable
+from flock.ctl.output import Output
 from flock.errors import FlockError
 from flock.failures import RemoteTraceback
 from flock.proxy import ActorProxy, MethodProxy, NodeProxy, method_of, offered_by, points_at
@@ -36,7 +38,8 @@ def shell(line: CommandLine, *, plain: bool) -> None:
     """Open a Python prompt with FlockOfChefs and me.
 
     Tab completes nodes, actors and methods; help(...) or a ? behind a method
-    shows what it does; Ctrl-C gives up waiting; Ctrl-D leaves.
+    shows what it does; Ctrl-C gives up waiting; Ctrl-D leaves. With --json
+    the prompt is Python's own, and prints each value as JSON.
     """
     with line.visitor() as fleet:
         names = list(fleet)
@@ -46,10 +49,23 @@ def shell(line: CommandLine, *, plain: bool) -> None:
             f"FlockOfChefs is {fleet.registry.url}: {_counted(names)}. Tab completes, "
             "help(...) explains, Ctrl-C gives up waiting, Ctrl-D leaves."
         )
-        if plain or not sys.stdin.isatty() or not _has_ipython():
+        if line.output.wants_json:
+            sys.displayhook = _as_json(line.output)
+            PlainShell(namespace).run(banner)
+        elif plain or not sys.stdin.isatty() or not _has_ipython():
             PlainShell(namespace).run(banner)
         else:
             run_ipython(namespace, banner)
+
+
+def _as_json(output: Output) -> Callable[[Any], None]:
+    """Return what prints a value that was typed, as Python's own does, for programs."""
+
+    def show(value: Any) -> None:
+        if value is not None:
+            output.value(value)
+
+    return show
 
 
 def _counted(names: list[str]) -> str:

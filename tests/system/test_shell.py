@@ -238,6 +238,21 @@ def test_what_is_piped_in_is_done_and_nothing_else_is_printed(fleet, embedded_ur
     assert (done.returncode, done.stdout) == (0, "['bender-0.x']\n")
 
 
+def test_with_json_each_value_is_printed_as_json(fleet, embedded_url, tmp_path):
+    with flockctl_on(embedded_url, tmp_path) as command:
+        done = subprocess.run(
+            [sys.executable, "-m", "flock", "shell", "--json"],
+            input="(1, None)\nNone\nFlockOfChefs['bender-0.x']\n",
+            env=command.environment,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+    assert (done.returncode, done.stdout) == (0, '[\n  1,\n  null\n]\n"bender-0.x"\n')
+
+
 # --- completion and help, without a terminal -----------------------------------
 
 
