@@ -24,7 +24,7 @@ from flock.converge.cook import Around
 from flock.converge.kitchen import Kitchen
 from flock.converge.locks import Locksmith, LockWish
 from flock.converge.waiting import Lookout
-from flock.errors import ConvergeError, FlockError, JournalError, NameTaken, SettingsError
+from flock.errors import ConvergeError, FlockError, NameTaken, SettingsError
 from flock.fleet import Flock
 from flock.future import Future
 from flock.journal import Journal
@@ -339,7 +339,8 @@ class StateFolder:
                 joined none.
 
         Raises:
-            JournalError: it belongs to another registry.
+            JournalError: it cannot be used.
+            SettingsError: it belongs to another registry.
         """
         journal = Journal(self.path / "journal.sqlite3")
         try:
@@ -347,7 +348,7 @@ class StateFolder:
             if registry_id is not None and known is None:
                 journal.remember(_REGISTRY_FACT, registry_id)
             elif registry_id is not None and known != registry_id:
-                raise JournalError(
+                raise SettingsError(
                     f"the state folder {self.path} belongs to another registry ({known}, this one "
                     f"is {registry_id}): give each registry's nodes a state_dir of their own"
                 )

@@ -352,7 +352,7 @@ class WaitCircle(WaitTimeout):
 
 
 class JournalError(ConvergeError):
-    """The journal on disk cannot be used: full, broken, or another registry's."""
+    """The journal on disk cannot be used: full or broken."""
 
 
 _EXIT_CODES: dict[type[BaseException], int] = {

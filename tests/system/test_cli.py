@@ -509,6 +509,17 @@ def test_converge_prints_the_report_of_a_run_that_failed(alone):
     assert "exit code 3" in for_people.err.splitlines()[-1]
 
 
+def test_a_state_folder_is_refused_in_another_registry(alone):
+    words = ("--name", "fry", "--state-dir", str(alone.folder / "fry"))
+    other = ("--registry", f"embedded:{alone.folder}/other")
+    assert alone("converge", *words).code == 0
+
+    for command in ("converge", "node"):
+        refused = alone(command, *words, *other)
+        assert refused.code == 2
+        assert "belongs to another registry" in refused.err.splitlines()[-1]
+
+
 def test_ctrl_c_cancels_a_converge_with_its_command_and_reports(alone):
     alone.recipe("default", SLOW)
     words = ("converge", "--name", "fry", "--cookbooks", str(alone.cookbooks))
