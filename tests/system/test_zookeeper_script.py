@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -94,6 +95,29 @@ def test_status_tells_what_runs_what_died_and_that_nothing_does(zookeeper, start
     died = zookeeper("status")
     assert died.returncode == 1
     assert died.stdout.startswith(f"{address} dead pid ")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_start_that_is_interrupted_leaves_nothing_and_says_so_in_one_line(number, tmp_path):
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    starting = subprocess.Popen(
+        [sys.executable, SCRIPT, "start", "--home", tmp_path / "home"],
+        env=os.environ | {"TMPDIR": str(folder)},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    # Its server was begun: that takes some time more until it serves.
+    assert eventually(lambda: [*folder.glob("*/1/zoo.cfg")], within=10.0)
+
+    starting.send_signal(number)
+
+    out, err = starting.communicate(timeout=20)
+    assert (starting.returncode, out, err) == (130, "", "interrupted\n")
+    assert list(folder.iterdir()) == []
+    assert not (tmp_path / "home").exists()
 
 
 def test_three_servers_elect_one_leader(zookeeper):
