@@ -36,6 +36,7 @@ class Sink(Actor):
         self._kitchen = kitchen
         self._chains = chains
         self._stop_listening: Callable[[], None] | None = None
+        self._owed: tuple[str, Sequence[str]] | None = None
 
     def on_start(self) -> None:
         """Begin to listen for the ends of runs."""
@@ -74,14 +75,25 @@ class Sink(Actor):
 
     def _on_event(self, event: Mapping[str, Any]) -> None:
         """Hear of a run's end, on the run's thread."""
-        if event["event"] == "run ended" and event["unwashed"]:
+        if event["event"] == "run ended":
             self.soon(self._wash_after, event["run_id"], event["unwashed"])
 
-    def _wash_after(self, run_id: str, sinks: Sequence[str]) -> None:
-        # The next run comes to the same end; to be queued behind it keeps others from it.
-        if self._kitchen.active():
+    def _wash_after(self, run_id: str, sinks: Sequence[str] | None) -> None:
+        """Order the wash that is owed since the last run which could tell.
+
+        Args:
+            run_id: the run that ended.
+            sinks: what it left dirty; None if it says nothing of that.
+        """
+        if sinks is not None:
+            self._owed = (run_id, sinks) if sinks else None
+        # To be queued behind a run would keep others from it: when it ends we come again.
+        if self._owed is None or self._kitchen.active():
             return
+        run_id, sinks = self._owed
         try:
             self._kitchen.order_wash(f"sink after run {run_id}", sinks)
         except BusyError as error:
             logger.info("dishes are not washed now, but after the next run: %s", error)
+        else:
+            self._owed = None

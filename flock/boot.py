@@ -53,8 +53,9 @@ def furnish(flock: Flock) -> None:
     Raises:
         NameTaken: another process of this machine uses the state folder.
         BusyError: the node object belongs to another host or state folder.
-        JournalError: the journal cannot be used, or is another registry's.
-        SettingsError: a site's actor or handler cannot be loaded.
+        JournalError: the journal cannot be used.
+        SettingsError: a site's actor or handler cannot be loaded, or the state
+            folder belongs to another registry.
     """
     settings, name = flock.settings, flock.node.identity.name
     folder = StateFolder(settings.state_folder(name))

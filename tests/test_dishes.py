@@ -52,61 +52,62 @@ EXECUTED = {
     "included": ["cb::wrapper", "cb::daemon"],
     "absent": [],
 }
+WASHED = ("execute[echo washed >> {here}/washed]", "run", "changed")
 TABLE = list(
     itertools.product(
-        PRESENCE, ("wash present", "wash absent"), ("default", "other"), ("use", "toss")
+        PRESENCE,
+        ("wash present", "wash absent"),
+        ("default", "other"),
+        ("use", "toss"),
+        ("used before", "new"),
     )
 )
 
 
-@pytest.mark.parametrize(("recipe", "wash", "sink", "action"), TABLE)
+@pytest.mark.parametrize(("recipe", "wash", "sink", "action", "history"), TABLE)
 def test_what_is_executed_and_what_changes_in_a_first_and_a_second_run(
-    site, recipe, wash, sink, action
+    site, recipe, wash, sink, action, history
 ):
     dish_and_sink(site, sink=sink)
     kitchen = site.kitchen()
-    assert rows(converge(kitchen, "cb::dish", "cb::daemon")) == [
-        ("dishes_dish[cb::daemon]", "use", "changed"),
-        ("log[daemon]", "write", "unchanged"),
+    if history == "used before":
+        assert rows(converge(kitchen, "cb::dish", "cb::daemon")) == [
+            ("dishes_dish[cb::daemon]", "use", "changed"),
+            ("log[daemon]", "write", "unchanged"),
+        ]
+    head = "cb::dish" if action == "use" else "cb::toss"
+    wash_listed = ["cb::wash"] if wash == "wash present" else []
+    run_list = [head, *PRESENCE[recipe], *wash_listed, "cb::sink"]
+    executed = [head, *EXECUTED[recipe], *wash_listed, "cb::sink"]
+    own = [("log[daemon]", "write", "unchanged")] if recipe != "absent" else []
+    washed = (WASHED[0].replace("{here}", str(site.folder)), *WASHED[1:])
+    own += [washed] if wash_listed else []
+    is_dirty = (recipe, wash, action) == ("absent", "wash absent", "use")
+    is_washed = is_dirty and sink == "default"
+
+    first, second = converge(kitchen, *run_list), converge(kitchen, *run_list)
+
+    assert (first["state"], second["state"]) == ("ok", "ok")
+    assert first["recipes"] == executed + (["cb::wash"] if is_washed else [])
+    assert second["recipes"] == executed
+    record_changes = (action == "use") == (history == "new")
+    assert rows(first) == [
+        ("dishes_dish[cb::daemon]", action, "changed" if record_changes else "unchanged"),
+        *own,
+        ("dishes_sink[default]", "wash", "changed" if is_washed else "unchanged"),
+        *([washed, ("dishes_dish[cb::daemon]", "wash", "changed")] if is_washed else []),
+    ]
+    assert rows(second) == [
+        ("dishes_dish[cb::daemon]", action, "unchanged"),
+        *own,
+        ("dishes_sink[default]", "wash", "unchanged"),
     ]
     if action == "toss":
-        assert states(converge(kitchen, "cb::toss", "cb::daemon")) == ["changed", "unchanged"]
-        assert record(kitchen) is None
-    keeps_using = action == "use"
-    run_list = [
-        *(["cb::dish"] if keeps_using else ["cb::toss"]),
-        *PRESENCE[recipe],
-        *(["cb::wash"] if wash == "wash present" else []),
-        "cb::sink",
-    ]
-    listed = [
-        run_list[0],
-        *EXECUTED[recipe],
-        *(["cb::wash"] if wash == "wash present" else []),
-        "cb::sink",
-    ]
-    is_washed = (recipe, wash, sink, action) == ("absent", "wash absent", "default", "use")
-
-    first = converge(kitchen, *run_list)
-    second = converge(kitchen, *run_list)
-
-    assert first["recipes"] == listed + (["cb::wash"] if is_washed else [])
-    assert second["recipes"] == listed
-    assert sink_state(first) == ("changed" if is_washed else "unchanged")
-    assert sink_state(second) == "unchanged"
-    # The record was right, or gone, already.
-    assert states(first)[0] == states(second)[0] == "unchanged"
-    ran = (site.folder / "washed").exists()
-    assert ran == (is_washed or wash == "wash present")
-    if action == "toss":
-        assert record(kitchen) is None
-    elif is_washed:
-        assert record(kitchen)["state"] == "washed"
-        assert record(kitchen)["washed_at"].endswith("Z")
-        assert site.text("washed") == "washed\n"
+        assert kitchen.dishes() == []
     else:
-        is_dirty = recipe == "absent" and wash == "wash absent"
-        assert record(kitchen)["state"] == ("dirty" if is_dirty else "clean")
+        (row,) = kitchen.dishes()
+        assert row["state"] == ("washed" if is_washed else "dirty" if is_dirty else "clean")
+        assert (row["washed_at"] or "").endswith("Z") == is_washed
 
 
 # --- washing -----------------------------------------------------------------------
@@ -229,6 +230,62 @@ def test_two_dishes_with_one_wash_recipe_are_washed_by_it_once(site):
     assert site.text("washed") == "washed\n"
 
 
+def test_a_wash_recipe_washes_the_dishes_of_every_sink_that_name_it_in_one_go(site):
+    dish_and_sink(site)
+    site.recipe(
+        "dishes_dish('x', recipe='cb::x', wash_recipe='cb::wash', sink='other')", "cb::second"
+    )
+    site.recipe("dishes_sink('default')\ndishes_sink('other')", "cb::sinks")
+    kitchen = site.kitchen()
+    converge(kitchen, "cb::dish", "cb::second", "cb::daemon")
+
+    report = converge(kitchen, "cb::sinks")
+
+    assert report["recipes"] == ["cb::sinks", "cb::wash"]
+    washed = (WASHED[0].replace("{here}", str(site.folder)), *WASHED[1:])
+    assert rows(report) == [
+        ("dishes_sink[default]", "wash", "changed"),
+        washed,
+        ("dishes_dish[cb::daemon]", "wash", "changed"),
+        ("dishes_sink[other]", "wash", "changed"),
+        ("dishes_dish[x]", "wash", "changed"),
+    ]
+    assert [row["state"] for row in kitchen.dishes()] == ["washed", "washed"]
+    assert states(converge(kitchen, "cb::sinks")) == ["unchanged", "unchanged"]
+
+
+def test_a_recipe_that_a_wash_brought_in_is_in_use(site):
+    dish_and_sink(site)
+    site.recipe("include_recipe('cb::other')", "cb::wash")
+    site.recipe("log('other')", "cb::other")
+    site.recipe("execute('echo never >> {here}/never')", "cb::never")
+    site.recipe("dishes_dish('other', recipe='cb::other', wash_recipe='cb::never')", "cb::second")
+    kitchen = site.kitchen()
+    converge(kitchen, "cb::dish", "cb::second", "cb::daemon", "cb::other")
+    site.recipe("dishes_sink('default')\ndishes_sink('again', sink='default')", "cb::sink")
+
+    # Judged when the sink begins: it was not there then.
+    report = converge(kitchen, "cb::sink")
+
+    assert report["recipes"] == ["cb::sink", "cb::wash", "cb::other", "cb::never"]
+
+
+@pytest.mark.parametrize("place", ["cb::daemon", "wrapper::install_daemon"])
+def test_a_dish_may_stand_in_the_recipe_that_it_watches_or_in_a_wrapper(site, place):
+    site.recipe("execute('echo washed >> {here}/washed')", "cb::wash")
+    site.recipe("log('daemon')", "cb::daemon")
+    wraps = "include_recipe('cb::daemon')\n" if place != "cb::daemon" else ""
+    site.recipe(f"{wraps}dishes_dish('cb::daemon', wash_recipe='cb::wash')", place)
+    site.recipe("dishes_sink('default')")
+    kitchen = site.kitchen()
+    assert sink_state(converge(kitchen, place, "cb")) == "unchanged"
+    assert record(kitchen)["state"] == "clean"
+
+    assert converge(kitchen, "cb")["recipes"] == ["cb::default", "cb::wash"]
+
+    assert record(kitchen)["state"] == "washed"
+
+
 # --- the record --------------------------------------------------------------------
 
 
@@ -349,6 +406,33 @@ def test_what_an_override_run_list_executed_clears_its_mark_and_no_other(site):
     assert record(kitchen)["state"] == "clean"
 
 
+def test_a_run_that_cannot_judge_calls_nothing_dirty(site):
+    dish_and_sink(site)
+    kitchen = site.kitchen()
+    kitchen.set_run_list(["cb::daemon"])
+
+    kitchen.converge("the test", override_run_list=["cb::dish"])
+
+    assert record(kitchen)["state"] == "clean"
+
+
+def test_a_run_list_that_does_not_compile_judges_nothing(site):
+    dish_and_sink(site)
+    kitchen = site.kitchen()
+    converge(kitchen, "cb::dish", "cb::daemon")
+    site.recipe("raise ValueError('broken')", "cb::broken")
+    ends = []
+    kitchen.on_event(lambda event: ends.append(event) if event["event"] == "run ended" else None)
+
+    assert "broken" in failure(converge(kitchen, "cb::sink", "cb::broken"))
+    report = kitchen.order_wash("the test", ["default"]).wait(20)
+
+    assert "broken" in failure(report)
+    assert [end["unwashed"] for end in ends] == [None, None]
+    assert not (site.folder / "washed").exists()
+    assert record(kitchen)["state"] == "clean"
+
+
 def test_a_why_run_names_what_would_be_washed_and_writes_nothing(site):
     dish_and_sink(site)
     kitchen = site.kitchen()
@@ -391,7 +475,7 @@ def test_a_wash_of_its_own_judges_by_the_run_list_and_converges_nothing_else(sit
     assert sink_state(report) == "changed"
     assert site.text("other") == "other\n"
     assert (again["recipes"], sink_state(again)) == ([], "unchanged")
-    assert ends[-1]["unwashed"] == []
+    assert ends[-1]["unwashed"] is None
     assert kitchen.recipes == ["cb::other"]
 
 

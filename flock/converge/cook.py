@@ -199,7 +199,7 @@ class Cook:
     def announce(self, run: Run) -> None:
         """Tell everybody that a run is over."""
         final = run.report.as_data()
-        unwashed = run.unwashed if run.state == "ok" else []
+        unwashed = run.unwashed if run.state == "ok" else None
         self._tell(run, "run ended", {"report": final, "unwashed": unwashed})
         if run.state == "ok":
             self._call("report", self._handlers.report, run, run.report.as_data)

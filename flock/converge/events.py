@@ -4,7 +4,8 @@ An event is plain data: `event`, `node`, `run_id` and `time`, and
 
 - `run queued` (on the thread of its caller; never for a run that starts at
   once), `run waiting` with the `holder` of the run lock, `run started` with
-  `run_list`, `run ended` with the `report` and the `unwashed` sinks;
+  `run_list`, `run ended` with the `report` and the `unwashed` sinks (None of
+  a run that says nothing of what is still in use);
 - `handler failed` with `moment` (`start`, `report`, `exception`), `handler`
   and `error`: something of the site's that is called then raised;
 - `notification taken up` with `resource`, `action`, `notified_by`, `from_run`

@@ -27,7 +27,8 @@ class Run:
         why_run: it names changes and makes none.
         lock: the lock that it is under as a whole; None for none.
         wash: the sinks that it washes instead of converging; None for a run that converges.
-        unwashed: the sinks that it left dirty; known when it ended well.
+        unwashed: the sinks that it left dirty; None for a run that says nothing
+            of what is still in use.
         cancellation: how it is asked to end.
         waits: what it waits for right now.
         report: filled by the kitchen.
@@ -49,7 +50,7 @@ class Run:
         self.why_run = why_run
         self.lock = lock
         self.wash = None if wash is None else tuple(wash)
-        self.unwashed: list[str] = []
+        self.unwashed: list[str] | None = None
         self.cancellation = cancellation or Cancellation()
         self.waits = Waits(self.cancellation)
         wanted = run_list if override_run_list is None else override_run_list

@@ -145,15 +145,17 @@ class Washing:
         return dish.washed_at is None and self._is_left(dish)
 
     def _is_left(self, dish: Dish) -> bool:
-        """Say whether neither recipe of a dish is in the run."""
-        if not self._judged.complete:
+        """Say whether neither recipe of a dish is in the run; never where that means nothing."""
+        if self.refusal or not self._judged.complete:
             return False
         there = {
             *self._judged.expanded_recipes,
             *self._judged.recipes,
             *self._compilation.recipes,
         }
-        return dish.recipe not in there and dish.wash_recipe not in there
+        # A wash recipe that is there for another dish alone may wash this one, too.
+        brought_in = {recipe for wash in self._washes for recipe in wash.recipes}
+        return dish.recipe not in there and dish.wash_recipe not in there - brought_in
 
     # --- washing
 
@@ -165,7 +167,7 @@ class Washing:
             if dish.wash_recipe in known.recipes:
                 known.dishes.append(dish)
                 if known.is_over:
-                    self._mark(runner, dish, known.failure)
+                    self._join(runner, dish, known.failure)
                 return known.failure is None
         wash = _Wash([dish])
         self._washes.append(wash)
@@ -192,6 +194,10 @@ class Washing:
         )
         self.saw(wash.recipes)
         return failure is None
+
+    def _join(self, runner: Runner, dish: Dish, failure: str | None) -> None:
+        """Let a wash that is over count for a dish of another sink; the run knows its failure."""
+        runner.add_section(Section([], lambda _: self._mark(runner, dish, failure)))
 
     def _forget_dangling(self) -> None:
         """Drop notifications to resources that were taken out again."""

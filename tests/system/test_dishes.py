@@ -124,6 +124,56 @@ def test_without_auto_wash_dishes_stay_dirty_until_somebody_washes_them(flockctl
     assert node.end(signal.SIGTERM).code == 0
 
 
+SLOW = "touch {here}/at_it; while [ ! -e {here}/go ]; do sleep 0.05; done"
+
+
+def write_slow_recipe(command: Flockctl, name: str, text: str) -> None:
+    """Write `cb::NAME`, which then waits until the file `go` is there."""
+    words = "from flock.recipe import dishes_dish\n"
+    command.recipe(name, f"{words}{text}\nexecute('{SLOW}')")
+
+
+def at_it(command: Flockctl) -> bool:
+    """Wait until a slow recipe waits."""
+    return bool(eventually((command.folder / "at_it").exists, within=15.0))
+
+
+def test_a_record_stands_in_the_registry_at_once_and_outlives_a_kill_in_the_run(flockctl):
+    write_cookbooks(flockctl)
+    write_slow_recipe(flockctl, "dish", "dishes_dish('app::daemon', wash_recipe='app::wash')")
+    node = flockctl.node("bender0", "--run-list", "cb::dish,app::daemon")
+    assert flockctl("run", "bender0", "--no-wait").code == 0
+    assert at_it(flockctl)
+
+    assert [row["name"] for row in dishes(flockctl)] == ["app::daemon"]
+    node.process.kill()
+    node.ended()
+    shutil.rmtree(flockctl.cookbooks / "app")
+    again = flockctl.node("bender0", "--run-list", "cb")
+    assert flockctl("run", "bender0").code == 0
+
+    assert eventually(lambda: dishes(flockctl)[0]["state"] == "washed", within=15.0), again.err
+    assert (flockctl.folder / "daemon").read_text() == "off\n"
+
+
+def test_what_could_not_be_washed_after_its_run_is_washed_after_the_next_one(flockctl):
+    node = start_with_daemon(flockctl)
+    take_daemon_away(flockctl)
+    write_slow_recipe(flockctl, "default", "")
+    write_slow_recipe(flockctl, "other", "")
+    override = ("run_chef", 'override_run_list=["cb::other"]', "wait=true", "--json")
+    assert flockctl("run", "bender0", "--no-wait").code == 0
+    assert at_it(flockctl)
+    queued = flockctl.start("call", "bender0", "flock_api", *override)
+    status = ("call", "bender0", "flock_api", "status", "--json")
+    assert eventually(lambda: flockctl(*status).value["queued"], within=15.0)
+
+    (flockctl.folder / "go").touch()
+
+    assert queued.ended().value["state"] == "ok"
+    assert eventually(lambda: dishes(flockctl)[0]["state"] == "washed", within=15.0), node.err
+
+
 def test_wrong_use_and_who_is_not_there_are_told_apart(flockctl):
     assert flockctl("dishes").code == 2
     assert flockctl("dishes", "bender0", "--on", "name:bender0").code == 2
