@@ -15,7 +15,7 @@ SHELL := /bin/sh
 
 help: ## list the targets
 	@echo "Targets:"
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' Makefile | awk -F'|' '{printf "%-14s %s\n", $$1, $$2}'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' Makefile | awk -F'|' '{printf "%-15s %s\n", $$1, $$2}'
 	@echo "Variables: PYTHON=python3.12 (setup)  REGISTRY=zookeeper (demo)  WORKERS=3, ARGS='-k name' (test)"
 
 setup: $(READY) ## make .venv with the package and its tools (the other targets do it by themselves)

@@ -165,7 +165,7 @@ class LockTimeout(LockError, TimeoutError):
     def __init__(self, lockid: str, waited: float, holders: Sequence[Holder] = ()) -> None:
         names = ", ".join(f"{holder.owner} since {holder.since}" for holder in holders)
         held_by = f", held by {names}" if names else ""
-        super().__init__(lockid, f"not had within {waited:g} s{held_by}")
+        super().__init__(lockid, f"not had within {round(waited, 1):g} s{held_by}")
         self.waited = waited
         self.holders = tuple(holders)
 

@@ -8,8 +8,10 @@ import sys
 import click
 import pytest
 
+from flock import __version__
 from flock.cli import COMMANDS, main
 from flock.ctl.call_command import read_arguments, read_value
+from flock.ctl.options import open_within
 from flock.ctl.output import Ended, Output, error_line, plain, shared_code
 from flock.ctl.progress import going_on
 from flock.ctl.reports import resource_line, summary
@@ -74,7 +76,10 @@ def test_every_command_has_the_common_options(command, capsys):
 
 def test_the_version_is_said(capsys):
     assert code_of("--version") == 0
-    assert capsys.readouterr().out.startswith("flockctl ")
+    assert capsys.readouterr().out == f"flockctl {__version__}\n"
+    for words in (("--version", "--json"), ("--json", "--version")):
+        assert code_of(*words) == 0
+        assert json.loads(capsys.readouterr().out) == {"version": __version__}
 
 
 @pytest.mark.parametrize("words", [(), ("nonsense",), ("run",), ("nodes", "--nonsense")])
@@ -196,6 +201,19 @@ def test_our_own_registry_is_no_error_of_the_node():
     line = error_line(RegistryUnavailable("embedded:/x", "gone"), "bender0")
 
     assert line.startswith("registry embedded:/x") and "--registry" in line
+    assert "running" not in line, "a folder does not run"
+    assert "running" in error_line(RegistryUnavailable("zookeeper://x", "gone"))
+
+
+def test_a_command_waits_less_for_its_registry_when_its_start_took_long(monkeypatch):
+    ages = (0.2, 1.0, 2.5, 100.0)
+    waits = []
+    for age in ages:
+        monkeypatch.setattr("flock.ctl.options.age", lambda age=age: age)
+        waits.append(open_within())
+
+    # The last one is no command that has just started: a node that looks again.
+    assert waits == [2.5, pytest.approx(1.85), 1.0, 2.5]
 
 
 def test_an_error_of_many_lines_is_one():

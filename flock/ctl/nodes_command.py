@@ -47,7 +47,8 @@ def nodes(line: CommandLine, query: str | None, *, everybody: bool) -> None:
         line.output.value(rows)
         return
     if not rows:
-        line.output.say(f"no nodes in {registry.url}")
+        said = "no nodes" if query is None else f"no node matches {query!r}"
+        line.output.say(f"{said} in {registry.url}")
         return
     line.output.table(
         ("NAME", "STATE", "ADDRESS", "ENVIRONMENT", "ROLES", "RECIPES", "STARTED"),

@@ -200,6 +200,8 @@ def error_line(error: BaseException, node: str = "") -> str:
     # Our own registry is nobody's in particular.
     if node and node not in text and not isinstance(error, RegistryError):
         text = f"{node}: {text}"
+    if isinstance(error, RegistryUnavailable) and error.url.startswith("embedded:"):
+        return f"{text}; is --registry right, and the folder yours to use?"
     for kind_of_error, hint in _HINTS:
         if isinstance(error, kind_of_error):
             return f"{text}; {hint.format(node=node or 'NODE')}"

@@ -79,6 +79,9 @@ def test_nodes_shows_those_that_a_query_means_and_with_all_those_that_are_down(f
     assert names(flockctl("nodes", "--json").value) == ["bender0"]
     assert names(flockctl("nodes", "--on", "roles:web", "--json").value) == ["bender0"]
     assert flockctl("nodes", "--on", "NOT roles:web", "--json").value == []
+    nobody = flockctl("nodes", "--on", "NOT roles:web")
+    assert (nobody.code, nobody.out) == (0, "")
+    assert "no node matches 'NOT roles:web'" in nobody.err
     everybody = flockctl("nodes", "--all", "--json").value
     assert [(row["name"], row["state"]) for row in everybody] == [
         ("bender0", "idle"),
