@@ -12,8 +12,10 @@ from flock.converge.kitchen import Kitchen
 from flock.converge.locks import LockWish
 from flock.converge.run import Run
 from flock.errors import OverloadedError, UsageError
+from flock.fleet import Flock
 from flock.future import Future
 from flock.run_chains import RunChains
+from flock.run_events import for_others
 from flock.wait_circles import WaitCircles
 
 _CHANGES = frozenset({"run queued", "run waiting", "run started", "run ended"})
@@ -30,20 +32,24 @@ class FlockApi(Actor):
     """
 
     survives_tells: ClassVar[bool] = True
-    needs: ClassVar[tuple[str, ...]] = ("kitchen", "chains", "circles")
+    needs: ClassVar[tuple[str, ...]] = ("kitchen", "chains", "circles", "flock")
 
-    def __init__(self, kitchen: Kitchen, chains: RunChains, circles: WaitCircles) -> None:
+    def __init__(
+        self, kitchen: Kitchen, chains: RunChains, circles: WaitCircles, flock: Flock
+    ) -> None:
         """Answer for a kitchen.
 
         Args:
             kitchen: where runs happen.
             chains: knows on whose behalf its runs work.
             circles: knows what they wait for.
+            flock: brings the events of a run to who ordered it.
         """
         super().__init__()
         self._kitchen = kitchen
         self._chains = chains
         self._circles = circles
+        self._topics = flock.node.topics
         self._lock = threading.Lock()
         # Begins anywhere, so that nobody takes the number of an earlier process for ours.
         self._changes = secrets.randbits(40)
@@ -66,6 +72,7 @@ class FlockApi(Actor):
         override_run_list: Sequence[str] | None = None,
         why_run: bool = False,
         lock: str | None = None,
+        tell: str | None = None,
     ) -> dict[str, Any] | Future[dict[str, Any]]:
         """Order a converge; while one runs exactly one more is queued.
 
@@ -77,6 +84,7 @@ class FlockApi(Actor):
             why_run: name the changes, make none.
             lock: the lock that the run takes first, however long that takes,
                 and holds to its end.
+            tell: the topic on which the caller listens for the run's events.
 
         Returns:
             The run as plain data, with `run_id` and `state` (`queued` or
@@ -89,12 +97,16 @@ class FlockApi(Actor):
         if isinstance(override_run_list, str):
             override_run_list = [override_run_list]
 
+        caller = self.caller
+        teller = self._topics.teller(caller, str(tell)) if tell and caller else None
+
         def order() -> Run:
             return self._kitchen.order_run(
-                self.caller or "this node",
+                caller or "this node",
                 override_run_list=override_run_list,
                 why_run=why_run,
                 lock=None if lock is None else LockWish(str(lock), None, reason="a run"),
+                listener=None if teller is None else lambda event: teller(for_others(event)),
             )
 
         if not wait:

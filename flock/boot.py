@@ -34,6 +34,7 @@ from flock.node import Node
 from flock.notice_office import NoticeOffice
 from flock.object_keeper import ObjectKeeper
 from flock.run_chains import RunChains
+from flock.run_events import for_others, topic_of
 from flock.settings import STOCK_ACTORS, Settings, load_actors, load_handlers
 from flock.tokens import Tokens
 from flock.wait_circles import AtWork, WaitCircles, Waiting
@@ -83,6 +84,8 @@ def furnish(flock: Flock) -> None:
         lookout=lookout,
     )
     flock.before_close(kitchen.on_event(partial(_forget_ended, chains)))
+    publish = flock.node.topics.channel(topic_of(name))
+    flock.before_close(kitchen.on_event(lambda event: publish(for_others(event))))
     circles = _watch_for_circles(flock, kitchen)
     flock.before_close(lambda: _send_the_rest(notices))
     flock.before_close(notices.stop_receiving)

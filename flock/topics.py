@@ -12,14 +12,21 @@ Subscribers that are dead are pruned by whoever meets them.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from flock.errors import CallError, NodeDownError, NodeNotFound, RegistryError
+from flock.errors import (
+    CallError,
+    NodeDownError,
+    NodeNotFound,
+    OverloadedError,
+    RegistryError,
+)
 from flock.messages import PUBLISH
 from flock.wire import Codec
 from registry.contract import Cancel, Registry
@@ -98,7 +105,7 @@ class _Audience:
     """The processes that want a topic, as a publisher knows them."""
 
     def __init__(self) -> None:
-        self.names: list[str] = []
+        self.names: Sequence[str] = ()
         self.is_stale = True
         self.cancel: Cancel | None = None
         self.numbers: dict[str, int] = {}
@@ -132,6 +139,7 @@ class Topics:
         self._mine: dict[str, list[Subscription]] = {}
         self._audiences: dict[str, _Audience] = {}
         self._heard: dict[tuple[str, str], int] = {}
+        self._ears: dict[str, Callable[[str, Any], None]] = {}
         self._lock = threading.RLock()
 
     # --- subscribing
@@ -176,7 +184,79 @@ class Topics:
             # A publisher that meets an entry nobody answers for takes it out.
             logger.info("the subscription of %s to %r stays listed: %s", name, topic, error)
 
+    def listen(self, topic: str, callback: Callable[[str, Any], None]) -> Cancel:
+        """Have `callback(publisher, value)` called with what is sent to this process alone.
+
+        Nobody is told that we listen: whoever sends knows. One listener a topic.
+
+        Args:
+            topic: any text.
+            callback: called on the reader's thread, so it must be quick; `value`
+                may be a `Gap`.
+
+        Returns:
+            A function that ends it.
+        """
+        self._ears[topic] = callback
+
+        def stop() -> None:
+            self._ears.pop(topic, None)
+
+        return stop
+
     # --- publishing
+
+    def teller(self, name: str, topic: str) -> Callable[[Any], None]:
+        """Return what sends values to one process that listens to a topic.
+
+        It waits for nobody. When there is no way to that process it tells it
+        nothing more: who is gone does not come back under the same name.
+        """
+        numbers = itertools.count(1)
+        is_gone = False
+
+        def tell(value: Any) -> None:
+            nonlocal is_gone
+            if is_gone:
+                return
+            if name == self._name:
+                self._deliver(topic, name, value)
+                return
+            message = self._codec.encode((PUBLISH, topic, value, next(numbers), self._name))
+            try:
+                self._peer_of(name).send(message, urgent=False)
+            except OverloadedError as error:
+                logger.debug("%s misses something on %r: %s", name, topic, error)
+            except (CallError, RegistryError) as error:
+                logger.debug("%s is told no more on %r: %s", name, topic, error)
+                is_gone = True
+
+        return tell
+
+    def channel(self, topic: str) -> Callable[[Any], None]:
+        """Return what publishes on a topic from a thread that must not wait.
+
+        Who wants the topic is looked up when that changes, not when something
+        is published: so an outage of the registry holds nobody up, and where
+        nobody listens it costs nothing. What cannot be sent is lost.
+        """
+        audience = _Audience()
+
+        def look() -> None:
+            try:
+                audience.names = self._registry.children(f"{_ROOT}/{topic}")
+            except RegistryError as error:
+                logger.info("who listens to %r is not known: %s", topic, error)
+
+        audience.cancel = self._registry.watch_children(f"{_ROOT}/{topic}", look)
+        with self._lock:
+            self._audiences[f"channel {topic}"] = audience
+        look()
+
+        def publish(value: Any) -> None:
+            self._send_to(audience, topic, value)
+
+        return publish
 
     def publish(self, topic: str, value: Any) -> int:
         """Send a value to everybody who subscribed to a topic; waits for nobody.
@@ -190,7 +270,9 @@ class Topics:
         """
         self._codec.check_value(value, "the value")
         self._codec.encode((PUBLISH, topic, value, 0, self._name))
-        audience = self._audience(topic)
+        return self._send_to(self._audience(topic), topic, value)
+
+    def _send_to(self, audience: _Audience, topic: str, value: Any) -> int:
         sent = 0
         for name in list(audience.names):
             with self._lock:
@@ -234,7 +316,7 @@ class Topics:
 
     def heard(self, peer: Any, topic: str, value: Any, number: int, publisher: str) -> None:
         """Take what a peer published; what nobody here wants leaves no trace."""
-        if topic not in self._mine:
+        if topic not in self._mine and topic not in self._ears:
             return
         key = (peer.generation, topic)
         before = self._heard.get(key, 0)
@@ -244,6 +326,9 @@ class Topics:
         self._deliver(topic, publisher, value)
 
     def _deliver(self, topic: str, publisher: str, value: Any) -> None:
+        listener = self._ears.get(topic)
+        if listener is not None:
+            listener(publisher, value)
         with self._lock:
             subscribers = list(self._mine.get(topic, ()))
         for subscription in subscribers:

@@ -456,7 +456,7 @@ class Cook:
 
     def _tell(self, run: Run, event: str, said: Mapping[str, Any]) -> None:
         """Tell an event of a run."""
-        self._events.tell(run.run_id, event, said)
+        self._events.tell(run.run_id, event, said, run.listeners)
 
 
 def _would_change(runner: Runner, compilation: Compilation, name: str, action: str) -> bool | None:

@@ -12,7 +12,8 @@ An event is plain data: `event`, `node`, `run_id` and `time`, and
   and `maybe_unchanged`: left by a run that did not come to its end;
 - `resource started`, `resource changed`, `resource unchanged`, `resource
   skipped`, `resource failed`, `resource retried` with `number` and `of`, the
-  fields of its row in the report, `diffs`, and `notified_by` if it was;
+  fields of its row in the report, and `notified_by` if it was; but for those of
+  a start or retry, `diffs` and `row`, its place in the report from 1;
 - `resource waiting` with `resource`, `wait`, what it `asks` for, the `last`
   answer and `seconds`; `waits in circle` with the same and the `circle`, told
   on another thread than the run's.
@@ -22,7 +23,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from flock.converge.report import now_text
@@ -49,11 +50,13 @@ class Events:
 
         return forget
 
-    def tell(self, run_id: str, event: str, said: Mapping[str, Any]) -> None:
-        """Tell an event; a listener that fails spoils nothing."""
+    def tell(
+        self, run_id: str, event: str, said: Mapping[str, Any], more: Sequence[Listener] = ()
+    ) -> None:
+        """Tell an event to all, and to `more`; a listener that fails spoils nothing."""
         told = {"event": event, "node": self._node, "run_id": run_id, "time": now_text(), **said}
         _write_to_log(told)
-        for listener in tuple(self._listeners):
+        for listener in (*self._listeners, *more):
             try:
                 listener(told)
             except (Exception, SystemExit):

@@ -185,6 +185,7 @@ class Kitchen:
         override_run_list: Sequence[str] | None = None,
         why_run: bool = False,
         lock: LockWish | None = None,
+        listener: Callable[[dict[str, Any]], None] | None = None,
     ) -> Run:
         """Order a run; returns at once.
 
@@ -195,6 +196,8 @@ class Kitchen:
             why_run: name the changes, make none.
             lock: the lock that the run is under as a whole; not had, the run
                 fails, and nothing was done.
+            listener: called with each event of the run, on its thread; must not
+                block.
 
         Returns:
             A new run, or the queued one if that is asked to do the same. It
@@ -203,8 +206,9 @@ class Kitchen:
         Raises:
             BusyError: another kind of run is queued, or the node is leaving.
         """
-        return self._queue.join_or_add(
-            lambda: Run(
+
+        def new_run() -> Run:
+            run = Run(
                 self.name,
                 asked_by,
                 self.run_list,
@@ -212,7 +216,11 @@ class Kitchen:
                 why_run,
                 lock or self._run_lock,
             )
-        )
+            if listener is not None:
+                run.listeners.append(listener)
+            return run
+
+        return self._queue.join_or_add(new_run)
 
     def order_wash(self, asked_by: str, sinks: Sequence[str], why_run: bool = False) -> Run:
         """Order a run that washes the dirty dishes of some sinks, and does nothing else.

@@ -16,6 +16,7 @@ from flock.converge.waiting import Waits
 log = logging.getLogger("flock.converge")
 
 Ended = Callable[[dict[str, Any]], None]
+Listener = Callable[[dict[str, Any]], None]
 
 
 class Run:
@@ -29,6 +30,8 @@ class Run:
         wash: the sinks that it washes instead of converging; None for a run that converges.
         unwashed: the sinks that it left dirty; None for a run that says nothing
             of what is still in use.
+        listeners: are told each event of the run, on its thread; they must not
+            block, and add themselves before it starts.
         cancellation: how it is asked to end.
         waits: what it waits for right now.
         report: filled by the kitchen.
@@ -51,6 +54,7 @@ class Run:
         self.lock = lock
         self.wash = None if wash is None else tuple(wash)
         self.unwashed: list[str] | None = None
+        self.listeners: list[Listener] = []
         self.cancellation = cancellation or Cancellation()
         self.waits = Waits(self.cancellation)
         wanted = run_list if override_run_list is None else override_run_list

@@ -86,6 +86,7 @@ class RunQueue:
             run = new_run()
             if self._queued is not None:
                 if self._queued.asks_the_same(run):
+                    self._queued.listeners += run.listeners
                     return self._queued
                 raise BusyError(
                     f"{self.name} is busy: run {self._queued.run_id} is queued already and is"

@@ -182,7 +182,13 @@ class Runner:
     def add_row(self, row: Row) -> None:
         """Report something that no single resource did."""
         self.report.rows.append(row)
-        said = {"number": self.number, "of": len(self.resources), **row.as_data(), "diffs": []}
+        said = {
+            "number": self.number,
+            "of": len(self.resources),
+            **row.as_data(),
+            "diffs": [],
+            "row": len(self.report.rows),
+        }
         self._emit(f"resource {row.state}", said)
 
     def take_up_left_over(self) -> None:
@@ -298,7 +304,7 @@ class Runner:
         row.seconds = time.monotonic() - begun
         self.report.rows.append(row)
         self._disarm(deed)
-        self._tell(f"resource {row.state}", deed, diffs=deed.diffs)
+        self._tell(f"resource {row.state}", deed, diffs=deed.diffs, row=len(self.report.rows))
         if isinstance(failure, RunCancelled):
             raise failure
         # A failure of the run, as a lost lock, is not the resource's to ignore.

@@ -12,7 +12,7 @@ import click
 
 from flock.ctl.options import CommandLine, host_name, machine, pass_line, reachable
 from flock.ctl.output import Ended, Output
-from flock.ctl.reports import resource_line, summary
+from flock.ctl.reports import diff_lines, resource_line, summary
 from flock.ctl.service import interrupt_at_sigterm
 
 if TYPE_CHECKING:
@@ -117,6 +117,8 @@ def _caller() -> str:
 def _show_change(output: Output, event: dict[str, Any], *, why_run: bool) -> None:
     if event["event"] in _CHANGES:
         output.text(resource_line(event, why_run=why_run))
+        for line in diff_lines(event):
+            output.text(line)
 
 
 def _show_end(output: Output, report: dict[str, Any]) -> None:

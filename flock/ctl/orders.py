@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from flock.ctl.output import error_line
-from flock.ctl.reports import summary
+from flock.ctl.reports import diff_lines, resource_line, summary
 from flock.errors import (
     ActorNotFound,
     CallTimeout,
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from flock.fleet import Flock
     from flock.future import Future
     from flock.proxy import NodeProxy
+
+_TOPIC = "runs that we ordered"
 
 _ASK_EVERY = 1.0
 """Seconds between two questions to a node how its run goes."""
@@ -61,6 +63,8 @@ class Order:
         report: the run's report, once it ended.
         code: the exit code that this node alone would make.
         is_over: nothing more is awaited.
+        rows_told: how many rows of the report were told as they came; what comes
+            after a row that got lost is told from the report.
         asking: a question how it goes is under way.
         ask_at: when to ask next, on the monotonic clock.
     """
@@ -71,6 +75,7 @@ class Order:
     report: dict[str, Any] | None = None
     code: int = 0
     is_over: bool = False
+    rows_told: int = field(default=0, repr=False)
     asking: bool = field(default=False, repr=False)
     ask_at: float = field(default=0.0, repr=False)
 
@@ -107,10 +112,12 @@ class Orders:
         """
         self._fleet = fleet
         self._me = fleet.node.identity.name
-        self._wanted = {**wanted, "wait": wait}
+        self._wanted = {**wanted, "wait": wait, "tell": _TOPIC if wait else None}
+        self._why_run = bool(wanted.get("why_run"))
         self._wait = wait
         self._progress = progress
         self._orders = [Order(node) for node in nodes]
+        self._by_node = {order.node: order for order in self._orders}
         self._answers: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._ask_every = max(_ASK_EVERY, len(nodes) / _MOST_QUESTIONS)
 
@@ -122,6 +129,13 @@ class Orders:
                 `timed out` and goes on over there. None for no limit.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
+        stop_listening = self._fleet.node.topics.listen(_TOPIC, self._told)
+        try:
+            return self._follow(deadline, timeout)
+        finally:
+            stop_listening()
+
+    def _follow(self, deadline: float | None, timeout: float | None) -> list[Order]:
         self._send_all()
         while pending := [order for order in self._orders if not order.is_over]:
             now = time.monotonic()
@@ -203,6 +217,8 @@ class Orders:
             return
         order.report = answer
         order.code = 0 if order.state == "ok" else 1
+        for row in answer["resources"][order.rows_told :]:
+            self._show_row(order, row)
         self._progress.ended(order.node, summary(answer))
 
     def _failed(self, order: Order, error: BaseException) -> None:
@@ -223,6 +239,32 @@ class Orders:
         )
 
     # --- how it goes
+
+    def _told(self, node: str, event: Any) -> None:
+        """Take an event of a run, on the reader's thread; a gap shows by its row's number."""
+        if isinstance(event, Mapping):
+            self._answers.put(lambda: self._step(node, event))
+
+    def _step(self, node: str, event: Mapping[str, Any]) -> None:
+        """Show a step of a run as it is made."""
+        order = self._by_node.get(node)
+        if order is None or order.is_over:
+            return
+        if event["event"] == "resource started":
+            order.run_id, order.state = event["run_id"], "running"
+            self._progress.did(node, event, ())
+        elif event.get("row") == order.rows_told + 1:
+            order.rows_told += 1
+            self._show_row(order, event)
+
+    def _show_row(self, order: Order, row: Mapping[str, Any]) -> None:
+        if row["state"] not in ("changed", "failed"):
+            return
+        said = resource_line(row, why_run=self._why_run)
+        lines = [f"{row['number']} of {row['of']}, {said}" if "number" in row else said]
+        if self._why_run:
+            lines += diff_lines(row)
+        self._progress.did(order.node, row, lines)
 
     def _ask(self, order: Order, now: float) -> None:
         """Ask how a run goes; on this thread after the order, so answered after it, too."""

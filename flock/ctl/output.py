@@ -210,7 +210,12 @@ def error_line(error: BaseException, node: str = "") -> str:
 
 def one_line(text: str) -> str:
     """Return `text` without line ends and other control characters."""
-    return _CONTROL.sub(" ", text).strip() if _CONTROL.search(text) else text
+    return printable(text).strip() if _CONTROL.search(text) else text
+
+
+def printable(text: str) -> str:
+    """Return `text` with a space for what is not to be printed, as a terminal's orders."""
+    return _CONTROL.sub(" ", text)
 
 
 def plain(value: Any) -> Any:

@@ -26,6 +26,15 @@ class Progress(Protocol):
             status: what its `flock_api.status` answered.
         """
 
+    def did(self, node: str, event: Mapping[str, Any], lines: Sequence[str]) -> None:
+        """Show what a node's run did.
+
+        Args:
+            node: the node's name.
+            event: what happened to a resource; see `flock.converge.events`.
+            lines: what is to be read of it; none for what only moves on.
+        """
+
     def ended(self, node: str, result: str) -> None:
         """Show how a node's run ended."""
 
@@ -54,6 +63,11 @@ class Lines:
         line = going_on(run_id, status)
         if self._told.get(node) != line:
             self._told[node] = line
+            self._output.say(f"{node}: {line}")
+
+    def did(self, node: str, event: Mapping[str, Any], lines: Sequence[str]) -> None:  # noqa: ARG002 - the lines say it
+        """Tell what a node's run did."""
+        for line in lines:
             self._output.say(f"{node}: {line}")
 
     def ended(self, node: str, result: str) -> None:
@@ -106,12 +120,26 @@ class Bars:
                 description=one_line(going_on(run_id, status)),
             )
 
+    def did(self, node: str, event: Mapping[str, Any], lines: Sequence[str]) -> None:
+        """Move the bar of a node, and leave lines above it."""
+        if node in self._tasks and event.get("of"):
+            self._progress.update(
+                self._tasks[node],
+                completed=max(0, event["number"] - 1),
+                total=event["of"],
+                description=one_line(f"{event['number']} of {event['of']}, {event['resource']}"),
+            )
+        for line in lines:
+            self._print(f"{node}: {line}")
+
     def ended(self, node: str, result: str) -> None:
         """Turn the bar of a node into a line."""
         if node in self._tasks:
             self._progress.remove_task(self._tasks.pop(node))
-        line = one_line(f"{node}: {result}")
-        self._progress.console.print(line, markup=False, soft_wrap=True)
+        self._print(f"{node}: {result}")
+
+    def _print(self, line: str) -> None:
+        self._progress.console.print(one_line(line), markup=False, soft_wrap=True)
 
 
 def progress_of(output: Output, nodes: Sequence[str]) -> Lines | Bars:

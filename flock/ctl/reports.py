@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from flock.ctl.output import Output
+from flock.ctl.output import Output, one_line, printable
 
 
 def summary(report: Mapping[str, Any]) -> str:
@@ -18,7 +18,8 @@ def summary(report: Mapping[str, Any]) -> str:
     else:
         parts = [report["state"], "nothing was done"]
     if counts["failed"]:
-        parts.append(f"{counts['failed']} failed")
+        ignored = " and ignored" if report["state"] == "ok" else ""
+        parts.append(f"{counts['failed']} failed{ignored}")
     parts.append(f"{report['seconds']:.1f} s")
     said = ", ".join(parts)
     return f"{said}: {report['error']}" if report["error"] else said
@@ -33,7 +34,13 @@ def resource_line(row: Mapping[str, Any], *, why_run: bool = False) -> str:
     details = "; ".join(row["changes"]) if state != "failed" else row["error"]
     if state == "skipped":
         details = row["error"]
-    return f"{said} ({details})" if details else said
+    return one_line(f"{said} ({details})" if details else said)
+
+
+def diff_lines(event: Mapping[str, Any]) -> Iterator[str]:
+    """Return the lines of the differences that an event tells, set in, fit to be printed."""
+    for diff in event.get("diffs", ()):
+        yield from (f"    {printable(line)}" for line in diff.splitlines())
 
 
 def show_report(output: Output, report: Mapping[str, Any]) -> None:

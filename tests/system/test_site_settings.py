@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.flockctl import ROOT, Flockctl, flockctl_on
+from tests.support import eventually
 
 HANDLERS = """
 import json, pathlib
@@ -154,3 +156,17 @@ def test_an_engines_facts_are_asked_for_once_an_hour_by_node_and_converge(flockc
     assert [row["name"] for row in found.value] == ["bender0"]
     assert (programs / "asked").read_text() == "x\n"
     assert "no facts" not in node.err
+
+
+def test_a_node_converges_by_itself_as_often_as_its_interval_says(flockctl):
+    (flockctl.folder / "good").touch()
+    node = flockctl.node("bender0", "--run-list", "cb", "--interval", "0.5", "--splay", "0.2")
+
+    def well() -> list[str]:
+        path = flockctl.folder / "modules/heard"
+        return [] if not path.exists() else [str(each["state"]) for each in heard(flockctl)]
+
+    assert eventually(lambda: well().count("ok") >= 3, within=15), node.err
+    runs = flockctl("runs", "bender0", "--json").value
+    assert {each["asked_by"] for each in runs} == {"interval"}
+    assert node.end(signal.SIGTERM).code == 0
