@@ -337,6 +337,24 @@ def test_progress_tells_our_own_run_from_the_one_before_it():
     assert going_on("r2", status | {"running": None}) == "run r2 waits for its turn"
 
 
+def test_progress_says_what_a_run_waits_for_and_the_last_answer():
+    wait = {"wait": "wait_until <lambda> (default.py:3)", "last": "False", "circle": ""}
+    status: dict[str, object] = {
+        "running": {"run_id": "r1"},
+        "number": 2,
+        "of": 5,
+        "resource": "file[/x]",
+        "waiting": wait,
+    }
+    assert going_on("r1", status) == (
+        "2 of 5, file[/x], waits: wait_until <lambda> (default.py:3): False"
+    )
+    circled = status | {"waiting": wait | {"circle": "these wait for each other: a -> b"}}
+    assert going_on("r1", circled).endswith(": False; these wait for each other: a -> b")
+    locked = status | {"of": 0, "waiting": {"wait": "lock 'web'", "last": "", "circle": ""}}
+    assert going_on("r1", locked) == "run r1 has begun, waits: lock 'web'"
+
+
 # --- services ------------------------------------------------------------------------
 
 

@@ -74,6 +74,8 @@ def _write_to_log(told: Mapping[str, Any]) -> None:
         log.error("%s: %s %s failed: %s", node, told["resource"], told["action"], told["error"])
     elif event == "resource waiting":
         log.info("%s: %s: %s: %s", node, told["resource"], told["wait"], told["last"])
+    elif event == "lock asked for":
+        log.info("%s: lock %r is asked for", node, told["lockid"])
     elif event == "waits in circle":
         log.warning("%s: %s: %s", node, told["wait"], told["circle"])
     elif event == "notification taken up":

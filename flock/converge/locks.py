@@ -263,12 +263,18 @@ class RunLocks:
         wish = entry.wish
         cancelled = threading.Event()
         forget = self.cancellation.on_end(cancelled.set)
+
+        def status() -> LockStatus:
+            found = locksmith.status(wish)
+            waiting.last = ", ".join(f"{each.owner} since {each.since}" for each in found.holders)
+            return found
+
         try:
             with self.waits.waiting(
                 "",
                 f"lock {wish.lockid!r}",
                 is_plain=True,
-                status=lambda: locksmith.status(wish),
+                status=status,
                 on_give_up=cancelled.set,
             ) as waiting:
                 waiting.readings = frozenset({Reading("lock", wish.lockid)})

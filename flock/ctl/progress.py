@@ -153,9 +153,17 @@ def going_on(run_id: str | None, status: Mapping[str, Any]) -> str:
     if running is None or (run_id is not None and running["run_id"] != run_id):
         behind = f" behind run {running['run_id']}" if running is not None else ""
         return f"run {run_id or ''} waits for its turn{behind}".replace("  ", " ")
-    if not status["of"]:
-        return f"run {running['run_id']} has begun"
-    said = f"{status['number']} of {status['of']}"
-    if status["resource"]:
-        said += f", {status['resource']}"
-    return f"{said}, {status['waiting']}" if status["waiting"] else said
+    said = f"run {running['run_id']} has begun"
+    if status["of"]:
+        said = f"{status['number']} of {status['of']}"
+        if status["resource"]:
+            said += f", {status['resource']}"
+    return f"{said}, {waits_for(status['waiting'])}" if status["waiting"] else said
+
+
+def waits_for(waiting: Mapping[str, Any]) -> str:
+    """Say what a run waits for, with the last answer, and the circle that it is in."""
+    said = f"waits: {waiting['wait']}"
+    if waiting["last"]:
+        said += f": {waiting['last']}"
+    return f"{said}; {waiting['circle']}" if waiting["circle"] else said

@@ -206,6 +206,53 @@ def test_what_nobody_can_watch_is_asked_again_after_the_pause(kitchens):
     assert waiting.get(timeout=20)["state"] == "ok"
 
 
+# --- shown -------------------------------------------------------------------------
+
+
+def test_flockctl_run_tells_what_is_waited_for_and_the_last_answer(kitchens):
+    kitchens.nodes.recipe(
+        "shown",
+        """
+        import os
+        log('later').wait_until(lambda: os.path.exists('{here}/go'), pause=0.1)
+    """,
+    )
+    run = kitchens.nodes.start("run", "bender0", "--override-run-list", "cb::shown")
+    assert run.says("log[later], waits: wait_until <lambda> (", within=LONG)
+    assert run.says("/cb/recipes/shown.py:4): False", within=LONG)
+
+    kitchens.open("go")
+
+    assert run.ended().code == 0
+
+
+def test_the_wait_for_a_lock_tells_who_has_it_before_any_resource_is_looked_at(kitchens):
+    with kitchens.fleet.lock("whole"):
+        run = kitchens.nodes.start("run", "bender0", "--override-run-list", "cb", "--lock", "whole")
+        assert run.says("has begun, waits: lock 'whole': ", within=LONG)
+        shown = kitchens.waiting("bender0")
+        assert "since" in shown["last"]
+        assert shown["asks"] == ["lock whole"]
+
+    assert run.ended().code == 0
+
+
+def test_a_wait_that_is_over_names_itself_and_the_last_answer(kitchens):
+    run = kitchens.run(
+        "bender0",
+        """
+        log('later').wait_while(lambda: 'bender1' in FlockOfChefs, pause=0.1, timeout=0.5)
+    """,
+    )
+
+    report = run.get(timeout=LONG)
+
+    assert "log[later]" in report["error"]
+    assert "wait_while <lambda> (" in report["error"]
+    assert "gave up after 0." in report["error"]
+    assert "the last answer was True" in report["error"]
+
+
 # --- circles -----------------------------------------------------------------------
 
 TOGETHER = "log('gate').wait_until(lambda: os.path.exists('{here}/go'), pause=0.05)"
