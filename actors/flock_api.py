@@ -176,8 +176,11 @@ class FlockApi(Actor):
         return answer
 
     def status(self) -> dict[str, Any]:
-        """Return what is going on: the running and the queued run, resource n of m."""
-        return self._kitchen.status()
+        """Return what is going on: the running and the queued run, resource n of m, the wait."""
+        status, blocked = self._kitchen.status(), self._chains.blocked
+        if status["waiting"] is None and blocked is not None:
+            status["waiting"] = blocked.as_data()
+        return status
 
     def last_run(self) -> dict[str, Any] | None:
         """Return the report of the last run that ended, None if there was none."""

@@ -26,7 +26,6 @@ from flock.converge.locks import Locksmith, LockWish
 from flock.converge.waiting import Lookout
 from flock.errors import ConvergeError, FlockError, NameTaken, SettingsError
 from flock.fleet import Flock
-from flock.future import Future
 from flock.journal import Journal
 from flock.locksmith import RegistryLocksmith
 from flock.lookout import FlockLookout
@@ -35,17 +34,15 @@ from flock.notice_office import NoticeOffice
 from flock.object_keeper import ObjectKeeper
 from flock.run_chains import RunChains
 from flock.run_events import for_others, topic_of
+from flock.run_waits import run_chains, watch_for_circles
 from flock.settings import STOCK_ACTORS, Settings, load_actors, load_handlers
 from flock.tokens import Tokens
-from flock.wait_circles import AtWork, WaitCircles, Waiting
 
 logger = logging.getLogger(__name__)
 
 _REGISTRY_FACT = "registry id"
 _KEY_NAME = "node"
 _NUDGE_WITHIN = 3.0
-_WAITS_WITHIN = 5.0
-_BEGIN_TO_WAIT = frozenset({"resource waiting", "lock asked for"})
 
 
 def furnish(flock: Flock) -> None:
@@ -67,7 +64,7 @@ def furnish(flock: Flock) -> None:
     keeper = ObjectKeeper(name, folder.path, journal, flock.registry)
     flock.before_close(keeper.close)
     notices = NoticeOffice(journal, name)
-    chains = RunChains(name)
+    chains = run_chains(flock)
     locksmith = RegistryLocksmith(name, settings, lambda: flock.registry)
     flock.before_close(locksmith.close)
     lookout = FlockLookout(lambda: flock)
@@ -86,7 +83,7 @@ def furnish(flock: Flock) -> None:
     flock.before_close(kitchen.on_event(partial(_forget_ended, chains)))
     publish = flock.node.topics.channel(topic_of(name))
     flock.before_close(kitchen.on_event(lambda event: publish(for_others(event))))
-    circles = _watch_for_circles(flock, kitchen)
+    circles = watch_for_circles(flock, kitchen, chains)
     flock.before_close(lambda: _send_the_rest(notices))
     flock.before_close(notices.stop_receiving)
     flock.before_close(lambda: kitchen.stop(settings.stop_timeout))
@@ -171,34 +168,6 @@ def make_kitchen(
     )
     notices.serve(kitchen)
     return kitchen
-
-
-def _watch_for_circles(flock: Flock, kitchen: Kitchen) -> WaitCircles:
-    """Look for circles whenever a run of the kitchen waits."""
-
-    def ask(node: str, again: bool) -> Future[Any]:
-        api = flock[node]["flock_api"].options(timeout=_WAITS_WITHIN)
-        asked: Future[Any] = api.waits.future(again)
-        return asked
-
-    def report(run: AtWork, waiting: Waiting) -> None:
-        kitchen.tell_circle(run.run_id, waiting.as_data())
-
-    circles = WaitCircles(
-        flock.node.identity.name,
-        kitchen.at_work,
-        ask,
-        flock.registry.lock_status,
-        report,
-    )
-
-    def hear(event: Mapping[str, Any]) -> None:
-        if event["event"] in _BEGIN_TO_WAIT:
-            circles.begin()
-
-    flock.before_close(circles.stop)
-    flock.before_close(kitchen.on_event(hear))
-    return circles
 
 
 def _forget_ended(chains: RunChains, event: Mapping[str, Any]) -> None:

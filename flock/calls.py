@@ -407,6 +407,10 @@ class Calls:
         call = self._open.get(call_id)
         return None if call is None else call.label
 
+    def find(self, call_id: int) -> CallFuture | None:
+        """Return an open call of ours, None if there is no such call."""
+        return self._open.get(call_id)
+
     def count(self) -> int:
         """Return how many calls have no answer yet."""
         return len(self._open)

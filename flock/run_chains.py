@@ -14,9 +14,21 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol, TypeVar
 
+from flock.blocked_call import BlockedCall, RunThread
 from flock.context import current
-from flock.errors import DeadlockError
+from flock.errors import DeadlockError, RunCancelled
 from flock.messages import MAX_CHAIN, Chain
+
+
+class Cancels(Protocol):
+    """Whether a run was cancelled."""
+
+    @property
+    def reason(self) -> str:
+        """Why."""
+
+    def on_cancel(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Call `callback` when it is cancelled; returns what takes that back."""
 
 
 class Ordered(Protocol):
@@ -24,16 +36,39 @@ class Ordered(Protocol):
 
     run_id: str
 
+    @property
+    def cancellation(self) -> Cancels:
+        """How it is asked to end."""
+
 
 R = TypeVar("R", bound=Ordered)
 
 
 class RunChains:
-    """The chains of the calls that wait for this node's runs; any thread may use it."""
+    """The chains of the calls that wait for this node's runs; any thread may use it.
 
-    def __init__(self, node_name: str) -> None:
-        """Begin with no runs."""
+    Attributes:
+        on_blocked: called when a run waits long for a call of its own.
+    """
+
+    def __init__(
+        self,
+        node_name: str,
+        find: Callable[[int], BlockedCall | None] = lambda _: None,
+        fail: Callable[[int, Exception], None] = lambda *_: None,
+    ) -> None:
+        """Begin with no runs.
+
+        Args:
+            node_name: this node's name.
+            find: returns an open call of this process by its number.
+            fail: ends such a call with an error.
+        """
+        self.on_blocked: Callable[[], None] = lambda: None
         self._node_name = node_name
+        self._find = find
+        self._fail = fail
+        self._thread: RunThread | None = None
         self._lock = threading.Lock()
         self._waiting: dict[str, Chain] = {}
         self._running = ""
@@ -61,15 +96,29 @@ class RunChains:
 
     @contextmanager
     def around(self, run: Ordered) -> Iterator[None]:
-        """Make calls of this thread carry the run's chain; a run may come here several times."""
+        """Make calls of this thread carry the run's chain, and end when the run is cancelled.
+
+        A run may come here several times.
+        """
         with self._lock:
             self._running = run.run_id
             waiting = self._waiting.get(run.run_id, ())[: MAX_CHAIN - 1]
         before, current.chain = current.chain, (*waiting, (self._node_name, _title(run.run_id), 0))
+        thread = RunThread(self._find, self.on_blocked, self._fail)
+        actor, current.actor, self._thread = current.actor, thread, thread
+        cancellation = run.cancellation
+        forget = cancellation.on_cancel(lambda: thread.cancel(RunCancelled(cancellation.reason)))
         try:
             yield
         finally:
-            current.chain = before
+            forget()
+            current.chain, current.actor, self._thread = before, actor, None
+
+    @property
+    def blocked(self) -> BlockedCall | None:
+        """The call that the run going on here has been waiting for, if it waits for one."""
+        thread = self._thread
+        return None if thread is None else thread.blocked
 
     def over(self, run_id: str) -> None:
         """Forget a run that ended."""

@@ -41,11 +41,23 @@ class Waiting(Protocol):
     number: int
     since: float
     text: str
-    resource: str
-    readings: frozenset[Reading]
-    is_plain: bool
-    status: Callable[[], LockStatus] | None
     circle: str
+
+    @property
+    def resource(self) -> str:
+        """What waits; empty for the run itself."""
+
+    @property
+    def readings(self) -> frozenset[Reading]:
+        """What the last answer depended on."""
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it depended on nothing else."""
+
+    @property
+    def status(self) -> Callable[[], LockStatus] | None:
+        """Says who has the lock that is waited for."""
 
     def ask_again(self, within: float) -> bool:
         """Have the question asked once more; say whether the wait goes on after the answer."""
@@ -88,6 +100,7 @@ class WaitCircles:
         ask: Callable[[str, bool], Future[Any]],
         lock_status: Callable[[str], LockStatus],
         report: Callable[[AtWork, Waiting], None],
+        blocked: Callable[[], Waiting | None] = lambda: None,
     ) -> None:
         """Make it; nothing waits yet.
 
@@ -97,12 +110,14 @@ class WaitCircles:
             ask: asks a node for its `standing`.
             lock_status: asks the flock's registry who has a lock.
             report: told of a circle that was found.
+            blocked: returns the call that what goes on here waits for.
         """
         self._node = node
         self._at_work = at_work
         self._ask = ask
         self._lock_status = lock_status
         self._report = report
+        self._blocked = blocked
         self._lock = threading.Lock()
         self._news = threading.Event()
         self._is_stopped = False
@@ -139,7 +154,7 @@ class WaitCircles:
         run = self._at_work()
         if run is None:
             return Standing(self._node)
-        waiting = run.waits.current
+        waiting = self.waiting_of(run)
         if waiting is None or (again and not waiting.ask_again(_ANSWER_WITHIN)):
             return Standing(self._node, run.run_id)
         readings = waiting.readings
@@ -160,6 +175,10 @@ class WaitCircles:
             waiting.is_plain,
             needs,
         )
+
+    def waiting_of(self, run: AtWork) -> Waiting | None:
+        """Return what a run waits for: a call, perhaps for the sake of a question, or the rest."""
+        return self._blocked() or run.waits.current
 
     def _need(self, reading: Reading, waiting: Waiting) -> Need:
         """Say whose a thing is that an answer depends on."""
@@ -186,7 +205,7 @@ class WaitCircles:
             with self._lock:
                 self._news.clear()
                 run = self._at_work()
-                waiting = None if run is None else run.waits.current
+                waiting = None if run is None else self.waiting_of(run)
                 if self._is_stopped or run is None or waiting is None:
                     self._thread = None
                     return

@@ -190,7 +190,7 @@ def _is_at(standings: Mapping[str, Standing], target: Target, among: set[str]) -
     if name not in among:
         return False
     there = standings[name]
-    return there.wait > 0 and run_id in ("", there.run_id)
+    return there.wait != 0 and run_id in ("", there.run_id)
 
 
 def _edges(standings: Mapping[str, Standing], name: str, among: set[str]) -> list[str]:

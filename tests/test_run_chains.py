@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pytest
 
 from flock.context import current
+from flock.converge.cancellation import Cancellation
 from flock.errors import DeadlockError
 from flock.messages import Chain
 from flock.run_chains import RunChains
@@ -18,6 +19,7 @@ class Ordered:
     """A run, as far as it matters here."""
 
     run_id: str
+    cancellation: Cancellation = field(default_factory=Cancellation)
 
 
 @pytest.fixture(autouse=True)

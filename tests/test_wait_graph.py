@@ -156,3 +156,8 @@ def test_what_a_node_says_travels_as_plain_data():
 def test_what_cannot_be_read_is_refused(said):
     with pytest.raises(ValueError, match="a says of its run what cannot be read"):
         Standing.from_data("a", said)
+
+
+def test_a_call_that_a_run_waits_for_counts_as_a_wait():
+    call = waits("a", run_of("b"), number=-3)
+    assert circle("b", call, waits("b", run_of("a"))).is_sure

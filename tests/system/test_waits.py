@@ -94,10 +94,9 @@ def kitchens(nodes: Flockctl) -> Iterator[Kitchens]:
     with Flock(registry=nodes.url) as fleet:
         yield Kitchens(nodes, fleet)
         for name in NODES:
-            while fleet[name]["flock_api"].cancel() is not None:
-                pass
-            active = fleet[name]["flock_api"].active
-            assert eventually(active, within=LONG, becomes=False) is False
+            # What runs, and what may wait behind it.
+            cancel = fleet[name]["flock_api"].cancel
+            assert eventually(cancel, within=LONG, becomes=None) is None
     for file in nodes.folder.glob("go*"):
         file.unlink()
 
@@ -436,6 +435,72 @@ def test_a_run_under_a_lock_as_a_whole_is_part_of_a_circle_too(kitchens):
         assert reports["bender1"]["resources"] == []
 
 
+ORDER = "FlockOfChefs['bender1']['flock_api'].run_chef(wait=True, override_run_list=['cb'])"
+
+
+def test_a_recipe_that_waits_for_a_run_it_ordered_is_part_of_a_circle(kitchens):
+    # bender1 waits for bender0's run, which then orders a run there and waits for its end.
+    first = kitchens.run(
+        "bender0",
+        f"""
+        {TOGETHER}
+        log('ordered').only_if(lambda: {ORDER})
+    """,
+    )
+    second = kitchens.run("bender1", others_run("bender0"))
+    for node in ("bender0", "bender1"):
+        kitchens.waiting(node)
+
+    kitchens.open("go")
+    begun = time.monotonic()
+    reports = ended({"bender0": first, "bender1": second}, 20)
+
+    assert time.monotonic() - begun < NAMED_WITHIN
+    (failed,) = [report for report in reports.values() if report["state"] == "failed"]
+    assert "these wait for each other" in failed["error"]
+    assert "call bender1/flock_api.run_chef()" in failed["error"]
+
+
+def test_a_wait_whose_question_orders_a_run_is_part_of_a_circle(kitchens):
+    first = kitchens.run(
+        "bender0",
+        f"""
+        {TOGETHER}
+        log('ordered').wait_until(lambda: {ORDER})
+    """,
+    )
+    second = kitchens.run("bender1", others_run("bender0", on_timeout="skip"))
+    for node in ("bender0", "bender1"):
+        kitchens.waiting(node)
+
+    kitchens.open("go")
+    begun = time.monotonic()
+    reports = ended({"bender0": first, "bender1": second}, 20)
+
+    assert time.monotonic() - begun < 2 * NAMED_WITHIN
+    said = str(reports)
+    assert "these wait for each other" in said
+
+
+def test_a_long_call_of_a_recipe_is_shown_and_no_circle(kitchens):
+    slow = kitchens.run("bender1", SLOW)
+    first = kitchens.run(
+        "bender0",
+        f"""
+        log('ordered').only_if(lambda: {ORDER})
+    """,
+    )
+    shown = kitchens.waiting("bender0", until=lambda seen: seen["seconds"] > 3)
+    assert shown["wait"] == "call bender1/flock_api.run_chef()"
+    assert shown["asks"] == ["run bender1"]
+    assert shown["circle"] == ""
+
+    kitchens.open("go")
+
+    reports = ended({"bender0": first, "bender1": slow}, LONG)
+    assert {report["state"] for report in reports.values()} == {"ok"}
+
+
 # --- and what is none --------------------------------------------------------------
 
 
@@ -515,3 +580,31 @@ def test_a_wait_for_either_of_two_is_no_circle_while_one_of_them_works(kitchens)
 
     reports = ended({"bender2": slow, "bender0": first, "bender1": second}, LONG)
     assert {report["state"] for report in reports.values()} == {"ok"}
+
+
+# --- cancelled ---------------------------------------------------------------------
+
+STUCK = {
+    "a wait": "log('x').wait_until(lambda: False, pause=80)",
+    "a lock": "clocker('of somebody', lockwait=80)",
+    "a call": f"log('x').only_if(lambda: {ORDER})",
+    "a question": f"log('x').wait_until(lambda: {ORDER}, pause=80)",
+}
+
+
+@pytest.mark.parametrize("recipe", STUCK.values(), ids=STUCK)
+def test_a_run_that_waits_is_cancelled_within_seconds(kitchens, recipe):
+    slow = kitchens.run("bender1", SLOW)
+    with kitchens.fleet.lock("of somebody"):
+        run = kitchens.run("bender0", recipe)
+        kitchens.waiting("bender0", until=lambda seen: seen["wait"])
+
+        begun = time.monotonic()
+        assert kitchens.fleet["bender0"]["flock_api"].cancel(reason="enough")
+        report = run.get(timeout=20)
+
+    assert time.monotonic() - begun < 5.0
+    assert report["state"] == "cancelled"
+    assert "enough" in report["error"]
+    kitchens.open("go")
+    assert slow.get(timeout=LONG)["state"] == "ok"
