@@ -6,8 +6,8 @@ that does not get there within 3 s, or whose connection ends, is over. What was
 never given to a connection surely did not run; it is sent to the successor if
 the registry names one, else it fails with that news.
 
-One thread, the keeper, waits for the connections' events; what may take time
-(the registry, a plain connect to tell a dead process from a cut way) runs on a
+The keeper tells what becomes of the connections; what may take time (the
+registry, a plain connect to tell a dead process from a cut way) runs on a
 small pool, so that one silent peer delays nobody else.
 """
 
@@ -15,12 +15,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
-import select
 import socket as sockets
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -40,33 +37,18 @@ from flock.errors import (
     RegistryUnavailable,
     VersionMismatch,
 )
-from flock.lanes import Flusher, Lane, LaneClosed, lane_socket, monitor_event
+from flock.keeper import EVENTS, Keeper, Watched
+from flock.lanes import Flusher, Lane, LaneClosed, lane_socket
 from flock.messages import BATCH, BYE, CALL, HELLO, MAX_OPEN_CALLS, OPEN_CALLS, PROTOCOL, TELL
 from flock.wire import Codec
 from registry.contract import PresenceRecord
 
 logger = logging.getLogger(__name__)
 
-OPEN_WITHIN = 3.0
-"""Seconds within which a peer must have answered our HELLO."""
-
-IDLE_AFTER = 300.0
-"""Seconds without traffic and open calls after which a lane is closed."""
-
 _PROBE_WITHIN = 0.5
 _FAREWELL_WITHIN = 0.1
 _REPLIED_RECENTLY = 30.0
 _POOL_THREADS = 8
-
-_EVENTS = (
-    zmq.EVENT_CONNECTED
-    | zmq.EVENT_CLOSED
-    | zmq.EVENT_DISCONNECTED
-    | zmq.EVENT_HANDSHAKE_SUCCEEDED
-    | zmq.EVENT_HANDSHAKE_FAILED_AUTH
-    | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
-    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,20 +121,6 @@ class RemotePeer:
             lane.flush()
 
 
-class _Watched:
-    """A lane as the keeper sees it."""
-
-    __slots__ = ("connected", "deadline", "is_over", "lane", "monitor", "peer")
-
-    def __init__(self, peer: RemotePeer, lane: Lane, monitor: Any) -> None:
-        self.peer = peer
-        self.lane = lane
-        self.monitor = monitor
-        self.connected = False
-        self.is_over = False
-        self.deadline: float | None = time.monotonic() + OPEN_WITHIN
-
-
 class Peers:
     """Every process this one has a lane to, or heard from."""
 
@@ -168,7 +136,7 @@ class Peers:
         find_by_name: Callable[[str], PresenceRecord | None],
         over: Callable[[RemotePeer, str, bool], None],
     ) -> None:
-        """Make it; the keeper starts with the first lane.
+        """Make it; nothing is opened yet.
 
         Args:
             context: this process's.
@@ -194,13 +162,9 @@ class Peers:
         self._lock = threading.Lock()
         self._lane_numbers = 0
         self._closed = False
-        self._keeper_ends = False
         self._flusher = Flusher()
         self._pool = ThreadPoolExecutor(_POOL_THREADS, thread_name_prefix="flock-peers")
-        self._orders: deque[tuple[str, Any]] = deque()
-        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._watched: dict[int, _Watched] = {}
-        self._keeper: threading.Thread | None = None
+        self._keeper = Keeper(over=self._over, is_needed=self._is_needed, idle=self._idle)
 
     # --- peers
 
@@ -259,7 +223,7 @@ class Peers:
                 own_secret_key=self._identity.secret_key,
             )
             lane = Lane(socket, number, self._flusher, first)
-            monitor = socket.get_monitor_socket(_EVENTS)
+            monitor = socket.get_monitor_socket(EVENTS)
             try:
                 socket.connect(peer.record.address)
             except zmq.ZMQError as error:
@@ -271,7 +235,7 @@ class Peers:
             peer.lane = lane
             if peer.state != "connected":
                 peer.state = "connecting"
-            self._order("watch", _Watched(peer, lane, monitor))
+            self._keeper.watch(Watched(peer, lane, monitor))
             lane.send_first(self._hello(peer, number, peer.heard_lane))
             return lane
 
@@ -348,7 +312,7 @@ class Peers:
             opens = answered == lane.number and not lane.is_open
             if opens:
                 peer.state = "connected"
-                self._order("opened", lane)
+                self._keeper.opened(lane)
         if opens:
             lane.open()
         if 0 < heard_before < number:
@@ -405,11 +369,13 @@ class Peers:
 
     def give_up_lane(self, peer: RemotePeer) -> None:
         """End a peer's lane as if its connection had broken; never blocks."""
-        for watched in list(self._watched.values()):
-            if watched.peer is peer and watched.lane is peer.lane:
-                self._over(watched, "full")
+        if peer.lane is not None:
+            self._keeper.give_up(peer.lane)
 
-    def _lane_over(self, watched: _Watched, why: str, status: int = 0) -> None:
+    def _over(self, watched: Watched, why: str, status: int) -> None:
+        self._soon(self._lane_over, watched, why, status)
+
+    def _lane_over(self, watched: Watched, why: str, status: int = 0) -> None:
         """Deal with a lane whose connection ended or never came; on the pool."""
         peer, lane = watched.peer, watched.lane
         if lane.is_open:
@@ -534,97 +500,8 @@ class Peers:
     def _end(self, lane: Lane, linger: float = 0.0) -> list[bytes]:
         unsent = lane.close(linger)
         # The monitor goes after its lane: the keeper forgets it on its own thread.
-        self._order("forget", lane)
+        self._keeper.forget(lane)
         return unsent
-
-    # --- the keeper
-
-    def _order(self, what: str, about: Any) -> None:
-        self._orders.append((what, about))
-        with self._lock:
-            if self._closed:
-                return  # the keeper tidies up as it ends
-            if self._keeper is None:
-                self._keeper = threading.Thread(target=self._keep, name="flock-keeper", daemon=True)
-                self._keeper.start()
-            os.eventfd_write(self._wake, 1)
-
-    def _keep(self) -> None:
-        """Wait for the lanes' events and deadlines."""
-        poll = select.epoll()
-        poll.register(self._wake, select.EPOLLIN)
-        try:
-            while not self._keeper_ends:
-                timeout = self._seconds_to_next_deadline()
-                for descriptor, _ in poll.poll(timeout):
-                    if descriptor == self._wake:
-                        os.eventfd_read(self._wake)
-                    else:
-                        self._read_events(self._watched.get(descriptor))
-                self._carry_out_orders(poll)
-                self._end_overdue()
-        finally:
-            for watched in self._watched.values():
-                watched.monitor.close(linger=0)
-            self._watched.clear()
-            while self._orders:
-                what, about = self._orders.popleft()
-                if what == "watch":
-                    about.monitor.close(linger=0)
-            poll.close()
-
-    def _seconds_to_next_deadline(self) -> float:
-        deadlines = [each.deadline for each in self._watched.values() if each.deadline is not None]
-        if not deadlines:
-            return IDLE_AFTER / 5 if self._watched else -1
-        return max(0.0, min(deadlines) - time.monotonic()) + 0.001
-
-    def _carry_out_orders(self, poll: select.epoll) -> None:
-        while self._orders:
-            what, about = self._orders.popleft()
-            if what == "watch":
-                descriptor = about.monitor.fileno()
-                self._watched[descriptor] = about
-                poll.register(descriptor, select.EPOLLIN)
-                # The descriptor is edge-like: what came before it was registered is read now.
-                self._read_events(about)
-                continue
-            for descriptor, watched in list(self._watched.items()):
-                if watched.lane is not about:
-                    continue
-                if what == "opened":
-                    watched.deadline = None
-                else:
-                    poll.unregister(descriptor)
-                    del self._watched[descriptor]
-                    watched.monitor.close(linger=0)
-
-    def _read_events(self, watched: _Watched | None) -> None:
-        if watched is None:
-            return
-        while True:
-            try:
-                frames = watched.monitor.recv_multipart(zmq.NOBLOCK)
-            except zmq.Again:
-                return
-            kind, value = monitor_event(frames)
-            if kind == zmq.EVENT_CONNECTED:
-                watched.connected = True
-            elif kind == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
-                self._over(watched, "not let in", value)
-            elif kind == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL:
-                self._over(watched, "no answer" if value == _EAGAIN else "wrong key")
-            elif kind == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:
-                self._over(watched, "wrong key")
-            elif kind in (zmq.EVENT_DISCONNECTED, zmq.EVENT_CLOSED):
-                self._over(watched, "connection ended" if watched.connected else "no connection")
-
-    def _over(self, watched: _Watched, why: str, status: int = 0) -> None:
-        # The first event says why; those that follow from it do not.
-        watched.deadline = None
-        if not watched.is_over:
-            watched.is_over = True
-            self._soon(self._lane_over, watched, why, status)
 
     def _soon(self, work: Callable[..., None], *args: Any) -> None:
         """Have the pool do what may take time; what is left when this closes is dropped."""
@@ -642,26 +519,16 @@ class Peers:
             # A pool keeps the errors of its work to itself.
             logger.exception("what happened to a peer could not be dealt with")
 
-    def _end_overdue(self) -> None:
-        now = time.monotonic()
-        for watched in list(self._watched.values()):
-            if watched.deadline is not None and now >= watched.deadline:
-                if watched.lane.is_open:
-                    watched.deadline = None  # just in time: the order to say so is on its way
-                else:
-                    self._over(watched, "no answer")
-            elif (
-                watched.deadline is None
-                and watched.lane.idle_for > IDLE_AFTER
-                and not watched.peer.serving
-                and not watched.peer.watched
-                and not self._calls.open_ids(watched.peer)
-            ):
-                self._soon(self._close_idle, watched)
+    def _is_needed(self, peer: RemotePeer) -> bool:
+        """Say whether somebody waits for something on the lane to a peer, here or there."""
+        return bool(peer.serving or peer.watched or self._calls.open_ids(peer))
 
-    def _close_idle(self, watched: _Watched) -> None:
+    def _idle(self, watched: Watched) -> None:
+        self._soon(self._close_idle, watched)
+
+    def _close_idle(self, watched: Watched) -> None:
         with watched.peer.lock:
-            if watched.lane.idle_for > IDLE_AFTER and not watched.lane.is_closed:
+            if watched.is_idle and not watched.lane.is_closed:
                 unsent = self._end(watched.lane)
                 if watched.peer.lane is watched.lane:
                     watched.peer.lane = None
@@ -704,16 +571,8 @@ class Peers:
                     # A lane that never opened holds nothing that anybody waits for.
                     lane.close(linger if lane.is_open else 0.0)
         # After the lanes: their monitors have to be listened to as long as they live.
-        self._keeper_ends = True
-        os.eventfd_write(self._wake, 1)
-        keeper = self._keeper
-        if keeper is not None:
-            keeper.join()
-        os.close(self._wake)
+        self._keeper.close()
 
-
-_EAGAIN = 11
-"""What a handshake that timed out gives as its reason; a wrong key gives another."""
 
 _CANNOT_SAY = 500
 """What a peer's admission answers when its registry cannot be asked; 400 is a no."""

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import zmq
 
+from flock import keeper
 from flock import peers as module
 from flock.calls import CallOptions, Calls
 from flock.errors import (
@@ -22,6 +23,7 @@ from flock.errors import (
     RegistryUnavailable,
     VersionMismatch,
 )
+from flock.keeper import Watched
 from flock.messages import BYE, CALL, HELLO, OPEN_CALLS, PROTOCOL, REPLY, TELL
 from flock.peers import Identity, Peers, RemotePeer
 from flock.wire import Codec, frame_of
@@ -103,6 +105,13 @@ class Side:
 
     def next(self) -> list[Any]:
         return self.heard.get(timeout=5)
+
+    def watched(self) -> Watched:
+        """Return the one lane that the keeper watches."""
+        kept = self.peers._keeper._watched
+        [watched] = eventually(lambda: list(kept.values()), within=2.0)
+        assert isinstance(watched, Watched)
+        return watched
 
     def die(self) -> None:
         """Close the socket in without a word, as a killed process does."""
@@ -259,7 +268,7 @@ def test_who_is_not_listed_is_not_answered(make: Make) -> None:
 def test_a_peer_that_never_answers_is_unreachable_and_nothing_ran(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "OPEN_WITHIN", 0.3)
+    monkeypatch.setattr(keeper, "OPEN_WITHIN", 0.3)
     one, silent = make("one").pump(), make("silent")
     future = one.call(one.peer(silent))
     assert future.wait(5)
@@ -293,7 +302,7 @@ def test_a_peer_of_another_protocol_is_not_tried(make: Make) -> None:
 def test_a_port_that_cannot_be_is_unreachable_too(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "OPEN_WITHIN", 0.3)
+    monkeypatch.setattr(keeper, "OPEN_WITHIN", 0.3)
     one, two = make("one"), make("two")
     one.directory["two"] = replace(two.record, address="tcp://127.0.0.1:99999")
     # Some resolvers take it for another port, where nothing listens.
@@ -368,8 +377,8 @@ def test_a_broken_connection_is_lost_and_the_next_call_opens_anew(make: Make) ->
     one, two, future = connected(make)
     peer = one.peer(two)
     first = peer.lane
-    [watched] = one.peers._watched.values()
-    one.peers._over(watched, "connection ended")
+    watched = one.watched()
+    one.peers._keeper.over(watched, "connection ended")
     assert future.wait(2.0)
     error = future.error()
     assert isinstance(error, ConnectionLost)
@@ -384,9 +393,9 @@ def test_a_broken_connection_is_lost_and_the_next_call_opens_anew(make: Make) ->
 
 def test_what_is_open_is_asked_for_after_the_peers_lane_was_replaced(make: Make) -> None:
     one, two, future = connected(make)
-    [watched] = two.peers._watched.values()
+    watched = two.watched()
     two.peer(one).last_reply = 1e12
-    two.peers._over(watched, "connection ended")
+    two.peers._keeper.over(watched, "connection ended")
 
     assert two.next() == [OPEN_CALLS, [future.call_id]]
     assert not future.is_ready()
@@ -451,7 +460,7 @@ def test_no_call_is_told_that_it_did_not_run_and_runs_all_the_same(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A lane that dies before it opens, while threads go on calling."""
-    monkeypatch.setattr(module, "OPEN_WITHIN", 0.05)
+    monkeypatch.setattr(keeper, "OPEN_WITHIN", 0.05)
     one, two = make("one").pump(), make("two")
     peer = one.peer(two)
     refused: set[int] = set()
@@ -472,7 +481,7 @@ def test_no_call_is_told_that_it_did_not_run_and_runs_all_the_same(
     for thread in threads:
         thread.start()
     assert eventually(lambda: len(refused), within=5.0, until=lambda count: count > 30) > 30
-    monkeypatch.setattr(module, "OPEN_WITHIN", 3.0)
+    monkeypatch.setattr(keeper, "OPEN_WITHIN", 3.0)
     two.pump()
     ran = {two.next()[1] for _ in range(5)}
     stop.set()
@@ -494,15 +503,15 @@ def test_an_idle_lane_is_closed_and_opened_again_by_the_next_call(
     one, two, future = connected(make)
     assert one.calls.answered(one.peer(two), future.call_id, "done")
     first = one.peer(two).lane
-    monkeypatch.setattr(module, "IDLE_AFTER", 0.05)
-    one.peers._order("look", None)
+    monkeypatch.setattr(keeper, "IDLE_AFTER", 0.05)
+    one.peers._keeper.look()
 
     def idle_closed() -> bool:
-        one.peers._order("look", None)
+        one.peers._keeper.look()
         return one.peer(two).lane is None
 
     assert eventually(idle_closed, within=2.0)
-    monkeypatch.setattr(module, "IDLE_AFTER", 300.0)
+    monkeypatch.setattr(keeper, "IDLE_AFTER", 300.0)
     one.call(one.peer(two))
     assert two.next()[0] == CALL
     assert one.peer(two).lane is not first
@@ -517,10 +526,10 @@ def test_a_lane_somebody_needs_is_not_idle(
     if keeps != "open call":
         one.calls.answered(peer, future.call_id, "done")
         getattr(peer, keeps).add(1)
-    monkeypatch.setattr(module, "IDLE_AFTER", 0.01)
+    monkeypatch.setattr(keeper, "IDLE_AFTER", 0.01)
 
     def closed() -> bool:
-        one.peers._order("look", None)
+        one.peers._keeper.look()
         return peer.lane is None
 
     assert not eventually(closed, within=0.3)
@@ -532,7 +541,7 @@ def test_a_call_that_meets_the_closing_of_an_idle_lane_is_sent(make: Make) -> No
     one.calls.answered(peer, future.call_id, "done")
     lane = peer.lane
     assert lane is not None
-    [watched] = one.peers._watched.values()
+    watched = one.watched()
     # The message of a thread that has queued it and not yet sent it.
     late = codec.encode((CALL, 99, "a", "late", [], {}, None, [], None))
     lane._queue.append(late)
