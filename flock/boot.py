@@ -201,7 +201,7 @@ def _declare(flock: Flock, kitchen: Kitchen) -> None:
 
     def show(_: dict[str, Any]) -> None:
         flock.node.roles, flock.node.recipes = tuple(kitchen.roles), tuple(kitchen.recipes)
-        flock.node.changed()
+        flock.node.announcer.changed()
 
     show({})
     flock.node.set_activity(lambda: "converging" if kitchen.active() else "idle")

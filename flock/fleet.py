@@ -126,10 +126,10 @@ class Flock:
         self._node, self._settings = node, loaded
         try:
             if name is not None:
-                node.refuse_taken_name()
+                node.announcer.refuse_taken_name()
                 # Stock actors first: who is listed answers.
                 import_module(_FURNISHER).furnish(self)
-            node.announce()
+            node.announcer.announce()
         except BaseException:
             self.close()
             raise

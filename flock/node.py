@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import secrets
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -22,10 +21,11 @@ import zmq
 from flock import __version__
 from flock.actor import Actor
 from flock.admission import DOMAIN, Admission
+from flock.announcer import Announcer
 from flock.calls import Calls
 from flock.directory import Directory
 from flock.dispatch import Dispatcher
-from flock.errors import NodeDownError, NodeNotFound, RegistryError, UsageError
+from flock.errors import NodeDownError, NodeNotFound, UsageError
 from flock.failures import error_of
 from flock.lanes import lane_socket, monitor_event
 from flock.messages import (
@@ -65,7 +65,6 @@ from registry.processes import this_process
 logger = logging.getLogger(__name__)
 
 _MAX_SOCKETS = 65_536
-_ANNOUNCE_PAUSE = 0.05
 _PROBE_WITHIN = 1.0
 _BOOTTIME = time.CLOCK_BOOTTIME
 _now = time.clock_gettime
@@ -112,8 +111,15 @@ class Local:
 class Node:
     """One process in the flock, node or visitor.
 
-    `open` joins and `announce` lists it; `close` leaves. All of its threads
+    `open` joins, its announcer lists it; `close` leaves. All of its threads
     are daemons and end with `close`.
+
+    Attributes:
+        identity: its name, generation and keys.
+        address: where others reach it; empty before `open`.
+        environment, roles, recipes: as its entry in the directory shows them.
+        announcer: keeps that entry.
+        is_closed: True once `close` was called.
     """
 
     def __init__(
@@ -170,20 +176,17 @@ class Node:
         self._advertise = advertise
         self._crypto = crypto
         self._keeps_key = keys is not None
-        self._name_lost = name_lost
         self._handles = (pack_handle, make_handle)
         self._codec = Codec(pack_handle, make_handle)
         self._activity: Callable[[], str] = lambda: "idle"
-        self._is_announced = False
-        self._closed = False
-        self._announce_lock = threading.Lock()
-        self._stale = threading.Event()
+        self.is_closed = False
+        self.announcer = Announcer(registry, self.presence, self._answers, name_lost)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._context.set(zmq.MAX_SOCKETS, _MAX_SOCKETS)
         self.calls = Calls(lambda: self.identity.name, self._codec)
         self.node_name = title
         self.flock: Any = None
-        self.supervisor = Supervisor(self, self._actors_changed)
+        self.supervisor = Supervisor(self, self.announcer.changed)
         self.monitors = Monitors(self._codec, lambda actor: bool(self.supervisor.instances(actor)))
         self.supervisor.on_end(self.monitors.actor_over)
         self.topics = Topics(registry, self._codec, title, generation, self.anybody)
@@ -253,7 +256,7 @@ class Node:
         except BaseException:
             self._abandon()
             raise
-        threading.Thread(target=self._announce_changes, name="flock-announcer", daemon=True).start()
+        self.announcer.start()
 
     def _enter_key(self) -> None:
         """Let ourselves in.
@@ -337,36 +340,10 @@ class Node:
             state=self._activity(),
         )
 
-    def refuse_taken_name(self) -> None:
-        """See early that the name is free; `announce` decides, and waits for who is dead.
-
-        Raises:
-            NameTaken: a live process has this name.
-        """
-        record = self.registry.presence(self.identity.name)
-        if (
-            record is not None
-            and record.generation != self.identity.generation
-            and self._answers(record)
-        ):
-            raise NameTaken(record.name, record.whereabouts())
-
-    def announce(self) -> None:
-        """Enter the directory; from now on the entry follows what changes here.
-
-        Raises:
-            NameTaken: a live process has this name.
-        """
-        with self._announce_lock:
-            self.registry.announce(
-                self.presence(), answers=self._answers, name_lost=self._name_lost
-            )
-            self._is_announced = True
-
     def set_activity(self, activity: Callable[[], str]) -> None:
         """Say from now on what the node is at, `idle` or `converging`."""
         self._activity = activity
-        self.changed()
+        self.announcer.changed()
 
     def fence_calls(self, fence: Callable[[list[Any]], None]) -> None:
         """Let `fence` refuse calls under a lock that has been somebody else's since.
@@ -374,35 +351,6 @@ class Node:
         Without it the newest tokens are known only since this process began.
         """
         self.dispatcher.fence = fence
-
-    def changed(self) -> None:
-        """Have the directory's entry brought up to date soon."""
-        self._stale.set()
-
-    def _actors_changed(self) -> None:
-        self._stale.set()
-
-    def _announce_changes(self) -> None:
-        """Write our entry anew after changes, several at once as one."""
-        while True:
-            self._stale.wait()
-            if self._closed:
-                return
-            self._stale.clear()
-            if not self._is_announced:
-                continue
-            try:
-                with self._announce_lock:
-                    if self._is_announced:
-                        self.registry.announce(
-                            self.presence(), answers=self._answers, name_lost=self._name_lost
-                        )
-            except RegistryError as error:
-                # The registry writes the latest entry itself once it is back,
-                # as far as it knows it; ours is tried again with the next change.
-                logger.info("the directory does not show the latest of us: %s", error)
-                if not self._closed:
-                    threading.Timer(1.0, self._stale.set).start()
 
     def _answers(self, record: PresenceRecord) -> bool:
         """Say whether the process behind a record is alive: it completes a handshake.
@@ -668,12 +616,9 @@ class Node:
         Args:
             linger: seconds that answers may still take to leave.
         """
-        with self._announce_lock:
-            if self._closed:
-                return
-            self._closed = True
-            self._is_announced = False
-        self._stale.set()
+        if not self.announcer.close():
+            return
+        self.is_closed = True
         self.supervisor.close()
         self.topics.close()
         self.calls.close()
@@ -685,11 +630,6 @@ class Node:
             self._admission.close()
         self.registry.close()
         self._context.destroy(linger=int(linger * 1000))
-
-    @property
-    def is_closed(self) -> bool:
-        """True once `close` was called."""
-        return self._closed
 
 
 def _host_and_port(listen: str | None, default_host: str) -> tuple[str, str]:
