@@ -77,10 +77,11 @@ class Running:
         return Ended(self.process.returncode, out, self.err)
 
     def close(self) -> None:
-        """Kill it if it still runs."""
+        """Kill it if it still runs; what ended is closed already."""
         if self.process.poll() is None:
             self.process.kill()
-        self.process.communicate()
+        if self.process.stdout is not None and not self.process.stdout.closed:
+            self.process.communicate()
 
 
 class Flockctl:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import signal
 import tempfile
 import textwrap
 import time
@@ -18,6 +20,7 @@ from tests.support import eventually
 
 pytestmark = pytest.mark.timeout(90)
 
+MANUAL = Path(__file__).parents[2] / "docs" / "waits.md"
 NODES = ("bender0", "bender1", "bender2")
 NAMED_WITHIN = 5.0
 LONG = 45.0
@@ -93,6 +96,7 @@ class Kitchens:
 def kitchens(nodes: Flockctl) -> Iterator[Kitchens]:
     with Flock(registry=nodes.url) as fleet:
         yield Kitchens(nodes, fleet)
+        fleet.globals.pop("release", None)
         for name in NODES:
             # What runs, and what may wait behind it.
             cancel = fleet[name]["flock_api"].cancel
@@ -203,6 +207,77 @@ def test_what_nobody_can_watch_is_asked_again_after_the_pause(kitchens):
     kitchens.open("go")
 
     assert waiting.get(timeout=20)["state"] == "ok"
+
+
+def test_the_manuals_recipe_waits_for_what_it_says(kitchens):
+    (example,) = re.findall(r"```python\n(.*?)```", MANUAL.read_text(), re.S)
+    slow = kitchens.run("bender1", SLOW)
+    run = kitchens.run("bender0", example.replace("/srv", "{here}"))
+    assert "wait_while" in kitchens.waiting("bender0")["wait"]
+
+    kitchens.open("go")
+    assert slow.get(timeout=LONG)["state"] == "ok"
+    kitchens.waiting("bender0", until=lambda seen: "wait_until" in seen["wait"])
+    kitchens.fleet.globals["release"] = "1.4"
+
+    report = run.get(timeout=LONG)
+    assert [row["state"] for row in report["resources"]] == ["changed"] * 3
+
+
+# --- without an answer -------------------------------------------------------------
+
+
+def test_a_wait_outlives_the_node_it_asks_and_goes_on_with_its_successor(kitchens):
+    nodes = kitchens.nodes
+    other = nodes.node("bender8", "--run-list", "cb")
+    waiting = kitchens.run(
+        "bender0",
+        """
+        log('later').wait_until(
+            lambda: FlockOfChefs['bender8']['flock_api'].active(), pause=1, timeout=80)
+        log('not later').wait_while(
+            lambda: FlockOfChefs['bender8']['flock_api'].active(), pause=80, timeout=80)
+    """,
+    )
+    assert kitchens.waiting("bender0")["last"] == "False"
+
+    other.end(signal.SIGKILL)
+    shown = kitchens.waiting("bender0", until=lambda seen: "bender8" in seen["last"])
+    assert shown["wait"].startswith("wait_until")
+
+    successor = nodes.node("bender8", "--run-list", "cb")
+    slow = kitchens.run("bender8", SLOW)
+    kitchens.waiting("bender0", until=lambda seen: "wait_while" in seen["wait"])
+    kitchens.open("go")
+    assert slow.get(timeout=LONG)["state"] == "ok"
+    assert waiting.get(timeout=20)["state"] == "ok"
+    successor.end(signal.SIGKILL)
+
+
+def test_a_wait_outlives_an_outage_of_the_registry(own_zookeeper, tmp_path):
+    url = f"zookeeper://{own_zookeeper.connection_string}/waits"
+    with flockctl_on(url, tmp_path) as nodes, Flock(registry=url) as fleet:
+        nodes.recipe(
+            "default",
+            """
+            log('later').wait_until(
+                lambda: FlockOfChefs.globals.get('release') == '1.4', pause=0.5, timeout=80)
+        """,
+        )
+        nodes.node("bender0", "--run-list", "cb")
+        kitchens = Kitchens(nodes, fleet)
+        run = fleet["bender0"]["flock_api"].run_chef.future(wait=True)
+        kitchens.waiting("bender0")
+
+        own_zookeeper.servers[0].kill()
+        shown = kitchens.waiting("bender0", until=lambda seen: "cannot be reached" in seen["last"])
+        assert shown["circle"] == ""
+        own_zookeeper.servers[0].start()
+        own_zookeeper.wait_until_serving()
+
+        kitchens.waiting("bender0", until=lambda seen: seen["last"] == "False")
+        fleet.globals["release"] = "1.4"
+        assert run.get(timeout=20)["state"] == "ok"
 
 
 # --- shown -------------------------------------------------------------------------
