@@ -64,12 +64,13 @@ class Folder:
             self._handle = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except RegistryError:
             raise  # some are system errors too, for those who catch such
-        except (FileExistsError, NotADirectoryError):
-            raise WrongRegistry(f"{self.url}: there is a file where a folder should be") from None
+        except (FileExistsError, NotADirectoryError) as error:
+            said = f"{self.url}: there is a file where a folder should be"
+            raise WrongRegistry(said) from error
         except PermissionError as error:
-            raise NotPermitted(f"{self.url}: {error.strerror} ({error.filename})") from None
+            raise NotPermitted(f"{self.url}: {error.strerror} ({error.filename})") from error
         except OSError as error:
-            raise RegistryUnavailable(self.url, f"{error.strerror} ({error.filename})") from None
+            raise RegistryUnavailable(self.url, f"{error.strerror} ({error.filename})") from error
         found = self.database.stat()
         self._identity = (found.st_dev, found.st_ino)
 

@@ -330,9 +330,9 @@ class ZooKeeperRegistry(Registry):
             raise LockLost(under.lockid, "it is not held any more; nothing was written")
         try:
             return self._documents.write(path, value, version, under.fence)
-        except Refused:
+        except Refused as refusal:
             under.lose(broken=self._session.guard.session == under.session)
-            raise LockLost(under.lockid, "its slot is gone; nothing was written") from None
+            raise LockLost(under.lockid, "its slot is gone; nothing was written") from refusal.error
 
     def delete(self, path: str, *, version: int | None = None) -> bool:
         """Delete a document; see `Registry.delete`."""

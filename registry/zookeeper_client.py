@@ -267,5 +267,5 @@ def _tls_context(settings: RegistrySettings) -> ssl.SSLContext | None:
         if settings.zookeeper_cert:
             context.load_cert_chain(settings.zookeeper_cert, settings.zookeeper_key)
     except OSError as error:
-        raise WrongRegistry(f"the files for TLS to ZooKeeper cannot be used: {error}") from None
+        raise WrongRegistry(f"the files for TLS to ZooKeeper cannot be used: {error}") from error
     return context

@@ -245,7 +245,7 @@ class Presences:
             if not isinstance(refusal.error, NodeExistsError):
                 raise RegistryUnavailable(
                     self._session.url, f"its folders are not there ({refusal})"
-                ) from None
+                ) from refusal.error
             return False
         return True
 

@@ -164,7 +164,7 @@ class Queues:
             steps.commit()
         except Refused as refusal:
             if fence is not None and refusal.step == 0:
-                raise NameTaken(fence[1], "our presence does not stand") from None
+                raise NameTaken(fence[1], "our presence does not stand") from refusal.error
             return False  # somebody else removed it
         return found is not None
 

@@ -309,12 +309,14 @@ class Requests:
                 sent.answer, sent.path, sent.started, is_write=True, session=sent.session
             )
         except _LOST as error:
-            raise self._write_lost(error) from None
+            raise self._write_lost(error) from error
         refusal = refusal_in(results)
         if refusal is None:
             return results
         if isinstance(refusal.error, NoAuthError | InvalidACLError):
-            raise NotPermitted(f"no right to write {sent.path}: wrong user, or missing rights")
+            raise NotPermitted(
+                f"no right to write {sent.path}: wrong user, or missing rights"
+            ) from refusal.error
         raise refusal
 
     def when_answered(self, sent: Sent, done: Callable[[Refused | None], None]) -> None:
@@ -357,7 +359,7 @@ class Requests:
                 return self._await(submit(client), path, started, is_write=is_write)
             except _LOST as error:
                 if is_write:
-                    raise self._write_lost(error) from None
+                    raise self._write_lost(error) from error
                 self._pause_after_loss()
 
     def _write_lost(self, error: Exception) -> RegistryUnavailable:
@@ -394,19 +396,19 @@ class Requests:
             raise
         except _LOST:
             raise
-        except KazooTimeoutError:
+        except KazooTimeoutError as error:
             raise RegistryUnavailable(
                 self._url, "no answer in time", may_have_happened=is_write
-            ) from None
+            ) from error
         except (NoAuthError, InvalidACLError, AuthFailedError) as error:
             raise NotPermitted(
                 f"{self._url} does not let us use {path} ({type(error).__name__}): "
                 "wrong user or password, or missing rights"
-            ) from None
-        except Exception as error:  # noqa: BLE001 - kazoo passes on whatever it fails with
+            ) from error
+        except Exception as error:
             raise RegistryUnavailable(
                 self._url, f"{type(error).__name__} at {path}", may_have_happened=is_write
-            ) from None
+            ) from error
         if not is_write:
             self._guard.heard(started)
         elif not _is_refusal(result):

@@ -87,8 +87,9 @@ def test_a_folder_of_somebody_else_is_refused(tmp_path):
 @pytest.mark.parametrize("below", ["", "/registry"])
 def test_a_file_where_the_folder_should_be_is_refused(tmp_path, below):
     (tmp_path / "file").write_text("")
-    with pytest.raises(WrongRegistry, match="a file where a folder should be"):
+    with pytest.raises(WrongRegistry, match="a file where a folder should be") as refused:
         Folder(Path(f"{tmp_path}/file{below}")).open()
+    assert isinstance(refused.value.__cause__, OSError)
 
 
 def test_a_folder_that_cannot_be_made_is_unavailable():

@@ -113,6 +113,28 @@ def test_a_second_node_of_the_same_name_is_refused_and_told_who_has_it(flockctl)
     assert len(flockctl("nodes", "--json").value) == 1
 
 
+def test_a_node_that_finds_its_name_taken_stops_and_says_who_has_it(flockctl):
+    first = flockctl.node("bender0", "--session-timeout", "2")
+    # What stands still for longer than its session is dead to the others, on ZooKeeper by
+    # time; in a folder a paused process keeps what it holds, until somebody takes it away.
+    first.process.send_signal(signal.SIGSTOP)
+    if flockctl.url.startswith("embedded:"):
+        for life in Path(flockctl.url.removeprefix("embedded:")).glob("*.alive"):
+            life.unlink()
+    assert eventually(lambda: flockctl("forget", "bender0").code == 0, within=20.0, pause=0.5)
+    second = flockctl.start("node", "--name", "bender0", "--state-dir", f"{flockctl.folder}/new")
+    assert second.says("READY bender0 "), second.err
+
+    first.process.send_signal(signal.SIGCONT)
+
+    ended = first.ended()
+    assert ended.code == 6, ended.err
+    assert f"process {second.process.pid} on " in ended.err.splitlines()[-1]
+    (row,) = flockctl("nodes", "--json").value
+    assert second.says(row["address"])
+    assert second.end(signal.SIGTERM).code == 0
+
+
 def test_a_name_that_no_node_can_have_is_refused_with_the_rule(alone):
     for name in ("a/b", "a b", "x" * 300):
         ended = alone("node", "--name", name)

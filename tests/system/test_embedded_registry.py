@@ -372,6 +372,7 @@ def test_a_full_disk_is_said_in_one_line_and_harms_nothing(registry):
     with pytest.raises(RegistryUnavailable, match="the disk is full") as refused:
         registry.write("b", os.urandom(100_000))
     assert "\n" not in str(refused.value)
+    assert isinstance(refused.value.__cause__, sqlite3.Error)
     assert registry.read("b") is None
     assert registry.write("a", 2) == 2
 

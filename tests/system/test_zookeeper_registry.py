@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from kazoo.client import KazooClient
-from kazoo.exceptions import NoAuthError
+from kazoo.exceptions import KazooException, NoAuthError
 from zookeeper_servers import ask
 
 from registry.contract import (
@@ -517,6 +517,7 @@ def test_a_write_whose_answer_was_lost_may_have_happened(member, behind_proxy, p
     with pytest.raises(RegistryUnavailable) as caught:
         behind_proxy.write("doc", 2)
     assert caught.value.may_have_happened
+    assert isinstance(caught.value.__cause__, KazooException), "--debug shows what ZooKeeper said"
     document = member.read("doc")
     assert document is not None
     assert document.version == 2
@@ -845,6 +846,7 @@ def test_with_a_user_nobody_else_reads_or_deletes_what_is_ours(
         with pytest.raises(NotPermitted) as caught:
             registry.open()
         assert "wrong@" not in str(caught.value)
+        assert isinstance(caught.value.__cause__, NoAuthError)
     assert lock.held
 
 
