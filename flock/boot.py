@@ -323,7 +323,8 @@ class StateFolder:
             elif registry_id is not None and known != registry_id:
                 raise SettingsError(
                     f"the state folder {self.path} belongs to another registry ({known}, this one "
-                    f"is {registry_id}): give each registry's nodes a state_dir of their own"
+                    f"is {registry_id}): take another state_dir, or remove the folder if "
+                    "that registry is gone for good"
                 )
         except BaseException:
             journal.close()
