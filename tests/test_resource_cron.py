@@ -7,6 +7,7 @@ import subprocess
 
 import pytest
 
+from flock.converge.resources.cron import Cron
 from tests.debian import changing_the_machine, install
 from tests.kitchens import changes, failure, states
 from tests.stand_ins import put_on_path
@@ -123,6 +124,11 @@ def test_without_cron_the_error_says_what_to_install(site, monkeypatch):
         ("'a'", "command is missing"),
         ("'a', command='x\\ny'", "command must be one line"),
         ("'a', command='x', minute='* *'", "minute must be as in a crontab"),
+        ("'a', command='x', minute=60", "of 0 to 59; not '60'"),
+        ("'a', command='x', hour='3-1'", "of 0 to 23; not '3-1'"),
+        ("'a', command='x', day=0", "of 1 to 31; not '0'"),
+        ("'a', command='x', month='janu'", "of 1 to 12, jan to dec; not 'janu'"),
+        ("'a', command='x', weekday='*/0'", "of 0 to 7, sun to sat; not '*/0'"),
         ("'a', command='x', time='now'", "time must be one of"),
         ("'a', command='x', time='daily', hour=3", "time and hour exclude each other"),
         ("'a\\nb', command='x'", "the name of a cron entry is one line"),
@@ -135,6 +141,20 @@ def test_wrong_properties_are_named_with_their_place(site, properties, problem):
 
     error = failure(site.converge())
     assert error.startswith(f"{place}:2: ") and problem in error
+
+
+@pytest.mark.parametrize(
+    ("minute", "hour", "day", "month", "weekday"),
+    [
+        ("*/5", 23, "1-31/2", "jan", "mon-fri"),
+        (0, "*", "1,15", "3-12", 7),
+        ("0-59/10,7", "0", 31, "DEC", "Sun,3"),
+    ],
+)
+def test_what_may_stand_in_a_crontab_may_be_declared(minute, hour, day, month, weekday):
+    entry = Cron("a", command="x", minute=minute, hour=hour, day=day, month=month, weekday=weekday)
+    entry.check()
+    assert entry.entry[1] == f"{minute} {hour} {day} {month} {weekday} x"
 
 
 @pytest.mark.system_changes

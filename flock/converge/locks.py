@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from flock.converge.cancellation import Cancellation
+from flock.converge.notification import check_query
 from flock.converge.report import Report
 from flock.converge.waiting import Waits
 from flock.errors import LockCancelled, LockTimeout, RegistryError, RunFailed
@@ -78,6 +79,7 @@ class LockWish:
             if not self.among:
                 raise ValueError(f"slots={self.slots!r} needs among='roles:web': a part of what?")
             _percent(self.slots)
+            check_query(self.among)
         elif self.slots < 1:
             raise ValueError(f"slots must be at least 1, not {self.slots}")
         elif self.among:

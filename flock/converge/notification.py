@@ -14,6 +14,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from flock.errors import UsageError
+from registry.contract import NODE_NAME_RULE, is_node_name
+
 Trail = tuple[tuple[str, str], ...]
 """The (resource, action) pairs through which a notification came, the first cause first."""
 
@@ -103,11 +106,23 @@ class Location:
         """Make a location of what a recipe wrote.
 
         Raises:
-            ValueError: nothing given, which would mean every machine.
+            ValueError: nothing given, which would mean every machine; a name
+                that no node can have; no query.
         """
-        location = cls(_texts(node), _texts(roles), _texts(recipes), environment, query)
+        location = cls(
+            _texts(node, "node"),
+            _texts(roles, "roles"),
+            _texts(recipes, "recipes"),
+            environment,
+            query,
+        )
         if location == cls():
             raise ValueError("no location: give node, roles, recipes, environment or query")
+        for name in location.nodes:
+            if not is_node_name(name):
+                raise ValueError(f"{name!r} cannot be a node's name: {NODE_NAME_RULE}")
+        if query is not None:
+            check_query(query)
         return location
 
 
@@ -134,8 +149,28 @@ class RemoteNotification:
     watched: str = ""
 
 
-def _texts(value: str | Sequence[str] | None) -> tuple[str, ...]:
+def check_query(query: object) -> None:
+    """Refuse what is no query over machines.
+
+    Raises:
+        ValueError: says what is wrong with it.
+    """
+    if not isinstance(query, str):
+        raise ValueError(f"query must be a text, not {query!r}")
+    # Imported here: few recipes ask, and the grammar takes its time to load.
+    from flock.search import parse
+
+    try:
+        parse(query)
+    except UsageError as error:
+        raise ValueError(str(error)) from None
+
+
+def _texts(value: str | Sequence[str] | None, what: str) -> tuple[str, ...]:
     """Return one text or several as a tuple."""
     if value is None:
         return ()
-    return (value,) if isinstance(value, str) else tuple(value)
+    texts = (value,) if isinstance(value, str) else value
+    if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
+        raise ValueError(f"{what} must be a text or a list of texts, not {value!r}")
+    return tuple(texts)

@@ -25,9 +25,15 @@ class Word:
     def __init__(self, kind: str) -> None:
         self._kind = kind
 
-    def __call__(self, name: object = None, /, **properties: Any) -> Resource:
+    def __call__(self, name: object = None, /, *more: object, **properties: Any) -> Resource:
         """Declare a resource here; returns it, to bind it to others."""
         where = place_of(_getframe(1))
+        if more:
+            raise RecipeError(
+                f"{self._kind}[{name}]: only the name stands alone, {more[0]!r} needs the name"
+                f" of its property: {self._kind}({name!r}, …={more[0]!r})",
+                where,
+            )
         return _speaking(self._kind, where).declare(self._kind, name, properties, where)
 
     def __repr__(self) -> str:

@@ -22,6 +22,8 @@ MISTAKES = [
     ("syntax", "file('{here}/x', content=(", "2: syntax error: '(' was never closed"),
     ("kind", "from flock.recipe import fil", "2: unknown word or kind 'fil' (did you"),
     ("property", "file('{here}/x', contnt='')", "2: file[{here}/x]: unknown property 'contnt'"),
+    ("place", "file('{here}/x', 'x')", "2: file[{here}/x]: only the name stands alone, 'x' needs"),
+    ("query", "log('x').remote_notifies('write', 'log[x]', query='a:(')", "2: log[x]: 'a:(' is no"),
     ("value", "file('{here}/x', content=5)", "2: file[{here}/x]: content must be str or bytes"),
     ("action", "file('{here}/x', action='crate')", "2: file[{here}/x] has no action 'crate'"),
     ("timing", "log('x').notifies('write', 'log[x]', 'later')", "2: log[x]: unknown timing 'l"),

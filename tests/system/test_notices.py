@@ -351,18 +351,6 @@ def test_every_form_of_location_finds_its_machines(alone, location, found):
     assert sorted(alone.lines("out")) == found
 
 
-def test_a_query_that_is_none_is_a_dead_letter_with_the_reason(alone):
-    alone.recipe(
-        "bender0",
-        "file('{here}/f', content='x').remote_notifies('run', 'execute[x]', query='a:[1 TO')",
-    )
-    sender = alone.node("bender0")
-    sender.run()
-
-    (row,) = eventually(lambda: sender.notices(dead=True), WITHIN)
-    assert "is no query" in row["error"]
-
-
 # --- what cannot be done -----------------------------------------------------------------
 
 

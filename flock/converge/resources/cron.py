@@ -17,7 +17,17 @@ from flock.converge.resource import Resource
 from flock.errors import CommandFailed
 
 _MARK = "# Flock Name: "
-_FIELD = re.compile(r"[0-9A-Za-z*,/-]+")
+_MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+_DAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
+_FIELDS: dict[str, tuple[int, int, tuple[str, ...]]] = {
+    "minute": (0, 59, ()),
+    "hour": (0, 23, ()),
+    "day": (1, 31, ()),
+    "month": (1, 12, _MONTHS),
+    "weekday": (0, 7, _DAYS),
+}
+"""The smallest and the largest number of each field, and the names that may stand instead."""
+_STEP = re.compile(r"(?:(\*)|(\w+)(?:-(\w+))?)(?:/(\d+))?", re.ASCII)
 _TIMES = ("reboot", "yearly", "annually", "monthly", "weekly", "daily", "midnight", "hourly")
 _VARIABLE = re.compile(r"[A-Za-z_]\w*")
 
@@ -59,10 +69,14 @@ class Cron(Resource):
             raise ValueError("command is missing")
         if any(sign in self.command for sign in "\n\r\0"):
             raise ValueError("command must be one line")
-        for what in ("minute", "hour", "day", "month", "weekday"):
+        for what, (least, most, names) in _FIELDS.items():
             value = str(getattr(self, what))
-            if not _FIELD.fullmatch(value):
-                raise ValueError(f"{what} must be as in a crontab, like '*/5' or 3, not {value!r}")
+            if not _is_field(what, value):
+                named = f", {names[0]} to {names[-1]}" if names else ""
+                raise ValueError(
+                    f"{what} must be as in a crontab, like '*', '*/5' or '1-3,5', of {least} to"
+                    f" {most}{named}; not {value!r}"
+                )
             if self.time is not None and value != "*":
                 raise ValueError(f"time and {what} exclude each other")
         if self.time is not None and self.time not in _TIMES:
@@ -155,6 +169,29 @@ def _whose(user: str) -> list[str]:
     except KeyError:
         is_own = False
     return [] if is_own else ["-u", user]
+
+
+def _is_field(what: str, value: str) -> bool:
+    """Say whether a value can stand in a field of a crontab."""
+    least, most, names = _FIELDS[what]
+
+    def number(word: str) -> int:
+        if word.lower() in names:
+            return names.index(word.lower()) + least
+        return int(word) if word.isdigit() else -1
+
+    for part in value.split(","):
+        found = _STEP.fullmatch(part)
+        if found is None:
+            return False
+        every, first, last, step = found.groups()
+        if step is not None and (int(step) < 1 or (every is None and last is None)):
+            return False
+        if every is None:
+            begin, end = number(first), number(last or first)
+            if not least <= begin <= end <= most:
+                return False
+    return True
 
 
 def _place(lines: list[str], name: str) -> int | None:
