@@ -344,6 +344,26 @@ def test_an_own_kind_that_could_not_work_is_an_error(site):
 
     assert "TypeError: Motd needs the decorator @dataclass" in site.converge()["error"]
 
+    path = site.write("cookbooks/cb/libraries/motd.py", MOTD.replace("def greet", "def great"))
+    assert site.converge()["error"] == (
+        f"{path}: TypeError: Motd has no method for the action 'greet'"
+    )
+
+
+@pytest.mark.parametrize(
+    ("body", "problem"),
+    [
+        ("return 5", "TypeError: greet of motd must yield each Change, not return 5"),
+        ("yield 'x'", "TypeError: greet of motd yields 'x', not a Change"),
+    ],
+)
+def test_an_own_kind_that_names_no_changes_is_told_how(site, body, problem):
+    head = MOTD.partition("path = Path")[0]
+    site.write("cookbooks/cb/libraries/motd.py", f"{head}{body}\n")
+    site.recipe("from flock.recipe import motd\nmotd('{here}/motd', text='hello')")
+
+    assert problem in site.converge()["error"]
+
 
 def test_words_outside_a_run_say_so():
     from flock.errors import RecipeError

@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -82,9 +83,12 @@ class Kinds:
         module = importlib.util.module_from_spec(specification)
         sys.modules[module_name] = module
         specification.loader.exec_module(module)
-        for value in list(vars(module).values()):
-            for kind in _kinds_of(value, module_name):
-                self._known[kind.name] = kind
+        values = list(vars(module).values())
+        kinds = [value for value in values if isinstance(value, Kind)]
+        provided = {kind.resource for kind in kinds}
+        # A class without a provider is to have its actions itself: made a kind, it says if not.
+        kinds += [Kind(value) for value in values if _is_own(value, module_name, provided)]
+        self._known.update({kind.name: kind for kind in kinds})
         return module
 
     def _load(self, name: str, where: str) -> Kind[Any]:
@@ -117,16 +121,12 @@ def _checked(found: Any, name: str, where: str) -> Kind[Any]:
     return kind
 
 
-def _kinds_of(value: object, module_name: str) -> list[Kind[Any]]:
-    """Return the kind that a module's variable stands for, if it does."""
-    if isinstance(value, Kind):
-        return [value]
-    if (
+def _is_own(value: object, module_name: str, provided: Collection[type]) -> bool:
+    """Say whether a module's variable is a class of its own that is to be a kind by itself."""
+    return (
         isinstance(value, type)
         and issubclass(value, Resource)
         and value.__module__ == module_name
         and "kind" in vars(value)
-        and all(callable(getattr(value, action, None)) for action in value.actions)
-    ):
-        return [Kind(value)]
-    return []
+        and value not in provided
+    )

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import difflib
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Protocol
@@ -221,10 +221,14 @@ class Kind(Generic[R]):
         if action == "nothing":
             return iter(())
         if self.provider is None:
-            named: Iterator[Change] | None = getattr(wanted, action)(machine)
+            named: Iterable[Change] | None = getattr(wanted, action)(machine)
         else:
             named = getattr(self.provider(machine), action)(wanted)
-        return iter(()) if named is None else named
+        if named is None:
+            return iter(())
+        if not isinstance(named, Iterable):
+            raise TypeError(f"{action} of {self.name} must yield each Change, not return {named!r}")
+        return iter(named)
 
 
 def text_diff(old: str | bytes | None, new: str | bytes | None, path: str) -> str | None:

@@ -24,7 +24,7 @@ from flock.converge.ledger import Ledger
 from flock.converge.locks import RunLocks
 from flock.converge.notification import Notification, Timing, Trail
 from flock.converge.outbound import Outbound
-from flock.converge.provider import Machine, Outcome, Skipped
+from flock.converge.provider import Change, Machine, Outcome, Skipped
 from flock.converge.report import Report, Row
 from flock.converge.resource import Resource, with_lazy_values
 from flock.converge.waiting import Lookout
@@ -465,6 +465,8 @@ class Runner:
         """Make each change the provider names before the next is asked for."""
         kind = self._kinds.find(wanted.kind, wanted.where)
         for change in kind.changes(wanted, deed.action, self._machine):
+            if not isinstance(change, Change):
+                raise TypeError(f"{deed.action} of {wanted.kind} yields {change!r}, not a Change")
             texts: Sequence[str] = [change.text]
             diff = change.diff
             if not self._machine.why_run:
