@@ -84,6 +84,20 @@ def test_a_missing_directory_is_named(tmp_path):
         write_atomically(tmp_path / "no" / "a", b"")
 
 
+def test_a_place_that_cannot_be_written_is_named_and_not_what_stands_beside_it(
+    monkeypatch, tmp_path
+):
+    def refuse(path, *_):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(os, "open", refuse)
+
+    with pytest.raises(PermissionError) as caught:
+        write_atomically(tmp_path / "file", b"x")
+
+    assert caught.value.filename == str(tmp_path / "file")
+
+
 def test_a_directory_is_not_replaced(tmp_path):
     with pytest.raises(IsADirectoryError, match="is a directory"):
         write_atomically(tmp_path, b"")

@@ -173,7 +173,10 @@ class Commands:
         except KeyError:
             raise CommandFailed(f"cannot run {command_text(arguments)}: no user {user!r}") from None
         except (OSError, ValueError, subprocess.SubprocessError) as error:
-            raise CommandFailed(f"cannot run {command_text(arguments)}: {error}") from error
+            what = command_text(arguments) + (f" as {user}" if user is not None else "")
+            reason = getattr(error, "strerror", None) or error
+            where = f" ({cwd})" if cwd is not None and not os.path.isdir(cwd) else ""
+            raise CommandFailed(f"cannot run {what}: {reason}{where}") from error
 
 
 def command_text(command: str | Sequence[str]) -> str:

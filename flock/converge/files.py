@@ -138,6 +138,8 @@ def write_atomically(
         )
     except FileNotFoundError:
         raise FileNotFoundError(f"the directory {path.parent} does not exist") from None
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
     try:
         try:
             for part in (content,) if isinstance(content, bytes) else content:

@@ -501,6 +501,8 @@ def _error_text(error: BaseException, resource: Resource) -> str:
     """Say what went wrong in one line; where in the user's own code, if it was there."""
     if resource.sensitive and not isinstance(error, RunFailed):
         return f"{type(error).__name__} (hidden: the resource is sensitive)"
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.strerror}: {error.filename}"
     if isinstance(error, FlockError | OSError):
         return str(error) or type(error).__name__
     text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
