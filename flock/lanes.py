@@ -19,7 +19,7 @@ import struct
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from queue import SimpleQueue
 from typing import Any
 
@@ -66,6 +66,8 @@ class Lane:
         number: grows with every lane this process opens.
         flusher: sends what nobody else sent.
         first: messages that go before all others.
+        is_wanted: asked of a message that had to wait, for the lane to open or
+            for room, before it is sent: nobody may wait for it any more.
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class Lane:
         number: int,
         flusher: Flusher,
         first: Iterable[bytes] = (),
+        is_wanted: Callable[[bytes], bool] = lambda _: True,
     ) -> None:
         """Wrap a socket; `open` lets messages out."""
         self.number = number
@@ -87,6 +90,8 @@ class Lane:
         self._is_open = False
         self._is_closed = False
         self._is_stalled = False
+        self._is_wanted = is_wanted
+        self._has_waited = True  # what comes before it is open
         self._wants_flush = False
         self._large_lock = threading.Lock()
         self._large_bytes = sum(len(each) for each in self._queue if len(each) >= _LARGE)
@@ -116,7 +121,7 @@ class Lane:
                     self._send(frame, _NOBLOCK)
                 except zmq.Again:
                     self._queue.appendleft(message)
-                    self._is_stalled = True
+                    self._is_stalled = self._has_waited = True
                     self._flusher.wake(self)
         # Who came while the lock was ours left its message to us.
         self.flush()
@@ -213,6 +218,8 @@ class Lane:
                 batch.append(queue.popleft())
                 size += len(batch[-1])
                 is_large = is_large or len(batch[-1]) >= _LARGE
+            if self._has_waited and not self._all_wanted(batch):
+                continue
             frame = frame_of(batch, _now_ns(_BOOTTIME))
             try:
                 if size <= _COPIED_BYTES:
@@ -221,12 +228,31 @@ class Lane:
                     self._send_large(frame)
             except zmq.Again:
                 queue.extendleft(reversed(batch))
-                self._is_stalled = True
+                self._is_stalled = self._has_waited = True
                 self._flusher.wake(self)
                 return
             if is_large:
-                with self._large_lock:
-                    self._large_bytes -= sum(len(each) for each in batch if len(each) >= _LARGE)
+                self._make_room(batch)
+        self._has_waited = False
+
+    def _all_wanted(self, batch: list[bytes]) -> bool:
+        """Say whether all of a batch is to be sent; if not, what is goes back to the queue.
+
+        Its frame bears the time when it is sent: what waited here would look
+        as if it had all of its seconds left.
+        """
+        wanted = [message for message in batch if self._is_wanted(message)]
+        if len(wanted) == len(batch):
+            return True
+        self._make_room(batch)
+        self._make_room(wanted, -1)
+        self._queue.extendleft(reversed(wanted))
+        return False
+
+    def _make_room(self, batch: list[bytes], sign: int = 1) -> None:
+        """Count large messages as gone."""
+        with self._large_lock:
+            self._large_bytes -= sign * sum(len(each) for each in batch if len(each) >= _LARGE)
 
     def _send_large(self, frame: bytes) -> None:
         """Send a large frame, with at most `MAX_BYTES` of them inside libzmq at a time."""

@@ -222,7 +222,7 @@ class Peers:
                 own_public_key=self._identity.public_key,
                 own_secret_key=self._identity.secret_key,
             )
-            lane = Lane(socket, number, self._flusher, first)
+            lane = Lane(socket, number, self._flusher, first, self._is_wanted)
             monitor = socket.get_monitor_socket(EVENTS)
             try:
                 socket.connect(peer.record.address)
@@ -238,6 +238,11 @@ class Peers:
             self._keeper.watch(Watched(peer, lane, monitor))
             lane.send_first(self._hello(peer, number, peer.heard_lane))
             return lane
+
+    def _is_wanted(self, message: bytes) -> bool:
+        """Say whether somebody still waits for the answer to a message, if it is a call."""
+        kind, call_id = _head_of(message)
+        return kind not in {CALL, BATCH} or self._calls.find(call_id) is not None
 
     def _hello(self, peer: RemotePeer, number: int, answered: int) -> bytes:
         return self._codec.encode(

@@ -78,9 +78,9 @@ def new_lane(
 ) -> Iterator[Callable[..., Lane]]:
     made: list[Lane] = []
 
-    def new(first: Any = (), *, is_open: bool = True) -> Lane:
+    def new(first: Any = (), *, is_open: bool = True, **more: Any) -> Lane:
         socket = lane_socket(context, server_key=None, own_public_key=b"", own_secret_key=b"")
-        lane = Lane(socket, len(made) + 1, flusher, first)
+        lane = Lane(socket, len(made) + 1, flusher, first, **more)
         made.append(lane)
         socket.connect(far.address)
         if is_open:
@@ -257,6 +257,20 @@ def test_a_peer_that_does_not_read_fills_the_lane_and_gets_all_when_it_does(
     lane.send_first(message([-1]))
     assert lane.is_open
     assert sorted(value[0] for value in far.values(sent + 1)) == list(range(-1, sent))
+
+
+def test_what_had_to_wait_and_is_wanted_no_longer_is_not_sent(new_lane: NewLane, far: Far) -> None:
+    unwanted = {message(number) for number in range(0, 200, 3)} | {message("x" * 5000)}
+    lane = new_lane(is_open=False, is_wanted=lambda each: each not in unwanted)
+    for number in range(200):
+        lane.send(message(number), urgent=False)
+    lane.send(message("x" * 5000), urgent=False)
+    lane.open()
+
+    assert far.values(133) == [number for number in range(200) if number % 3]
+    lane.send(message(0), urgent=True)  # this one need not wait, and is not asked about
+    assert far.values(1) == [0]
+    assert lane._large_bytes == 0
 
 
 def test_closing_returns_what_was_never_sent(new_lane: NewLane) -> None:

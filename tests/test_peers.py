@@ -535,7 +535,7 @@ def test_a_lane_somebody_needs_is_not_idle(
     assert not eventually(closed, within=0.3)
 
 
-def test_a_call_that_meets_the_closing_of_an_idle_lane_is_sent(make: Make) -> None:
+def test_what_meets_the_closing_of_an_idle_lane_is_sent(make: Make) -> None:
     one, two, future = connected(make)
     peer = one.peer(two)
     one.calls.answered(peer, future.call_id, "done")
@@ -543,12 +543,12 @@ def test_a_call_that_meets_the_closing_of_an_idle_lane_is_sent(make: Make) -> No
     assert lane is not None
     watched = one.watched()
     # The message of a thread that has queued it and not yet sent it.
-    late = codec.encode((CALL, 99, "a", "late", [], {}, None, [], None))
+    late = codec.encode((TELL, "a", "late", [], {}, None, [], None))
     lane._queue.append(late)
     lane.used = -(10**12)
     one.peers._close_idle(watched)
 
-    assert two.next()[:4] == [CALL, 99, "a", "late"]
+    assert two.next()[:3] == [TELL, "a", "late"]
 
 
 def test_after_closing_nothing_opens_and_nothing_is_left(make: Make) -> None:
