@@ -9,6 +9,7 @@ method, nothing inherited from Pykka or `object`, no property, nothing marked
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import logging
 import queue
@@ -20,7 +21,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
 import pykka
 
 from flock.context import current
-from flock.errors import FlockError, UsageError
+from flock.errors import ActorDead, FlockError, UsageError
 from flock.future import Future
 from flock.timers import Timer, clock
 
@@ -97,6 +98,7 @@ class Actor(pykka.ThreadingActor):
     _home: Home | None = None
     _belongings: list[Cancellable] | None = None
     _links: dict[Any, Cancellable] | None = None
+    _promised: set[Future[Any]] | None = None
 
     @staticmethod
     def _create_actor_inbox() -> Any:
@@ -144,8 +146,24 @@ class Actor(pykka.ThreadingActor):
     # --- answers and messages to itself
 
     def later(self) -> Future[Any]:
-        """Make a future to return as the answer, to be set from any thread when it is known."""
-        return Future()
+        """Make a future to return as the answer, to be set from any thread when it is known.
+
+        If the actor is over before, whoever waits gets `ActorDead`; what sets
+        it afterwards raises `queue.Full`, as setting it twice does.
+        """
+        answer: Future[Any] = Future()
+        promised = self._promised
+        if promised is None:
+            promised = self._promised = set()
+        promised.add(answer)
+        answer.on_ready(promised.discard)
+        return answer
+
+    def break_promises(self, reason: str) -> None:
+        """Fail every answer still owed; whoever runs the actor calls this when it is over."""
+        for answer in list(self._promised or ()):
+            with contextlib.suppress(queue.Full):  # set just now
+                answer.fail(ActorDead(f"the actor ended before it answered: {reason}"))
 
     def on_receive(self, message: Any) -> Any:
         """Do what the actor asked itself to do; anything else as Pykka does."""

@@ -17,7 +17,7 @@ from typing import Any, Literal, Protocol
 
 import pykka
 
-from flock.actor import Method, method_table
+from flock.actor import Actor, Method, method_table
 from flock.errors import ActorDead, DeadlockError, UsageError
 from flock.hosting import HostedActor, Invocation, Surroundings
 from flock.messages import MAX_NAME_BYTES
@@ -331,6 +331,9 @@ class Supervisor:
                 else:
                     place.last_error = reason
                     self._plan_restart(place)
+        if isinstance(hosted.actor, Actor) and not self._closing:
+            # Of a node that leaves, the callers hear from itself.
+            hosted.actor.break_promises(reason)
         if self._ended_listener is not None:
             self._ended_listener(hosted.name, reason, error is not None)
         if is_ours:
