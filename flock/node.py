@@ -220,7 +220,11 @@ class Node:
             UsageError: the address to listen at cannot be used.
         """
         identity = self.identity
-        self.registry.open(timeout)
+        try:
+            self.registry.open(timeout)
+        except BaseException:
+            self._context.destroy(linger=0)  # there is nothing else yet
+            raise
         try:
             self._admission = Admission(self._context, self.registry) if self._crypto else None
             self._reader = Reader(
