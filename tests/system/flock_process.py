@@ -112,8 +112,15 @@ class Target(Base):
     def raise_value_error(self, text: str) -> None:
         raise ValueError(text)
 
-    def raise_own_error(self) -> None:
+    def raise_own_error(self, what: str = "") -> None:
+        if what:
+            self._leave_trace(what)
         raise OwnError("of my own")
+
+    def work_and_give(self, what: str) -> Any:
+        """Leave a trace and answer with what cannot travel."""
+        self._leave_trace(what)
+        return threading.Lock()
 
     def leave_python(self) -> None:
         sys.exit(3)
@@ -147,6 +154,19 @@ class Target(Base):
     def call_method(self, other: Any, method: str, *args: Any) -> Any:
         """Call another actor and wait for it."""
         return getattr(other, method)(*args)
+
+    def end_of_call(self, other: Any, method: str, *args: Any) -> list[Any]:
+        """Call another actor; return the error's class, text and `may_have_run`."""
+        try:
+            getattr(other, method)(*args)
+        except CallError as error:
+            return [type(error).__name__, str(error), error.may_have_run]
+        return []
+
+    def work_and_promise(self, what: str) -> Any:
+        """Leave a trace and answer never."""
+        self._leave_trace(what)
+        return self.later()
 
     def keep(self, handle: Any) -> Any:
         self.kept = handle
@@ -309,6 +329,7 @@ class _Orders:
     def __init__(self, flock: Flock, start: Callable[[Any], Flock]) -> None:
         self._flock = flock
         self._start = start
+        self._crowd: list[Flock] = []
 
     def call(
         self, node: str, actor: str, method: str, args: list[Any], timeout: float | None = None
@@ -338,11 +359,21 @@ class _Orders:
                 target.note.defer(number)
                 assert target.add(number, 1) == number + 1
 
+    def gather(self, names: list[str], folder: str) -> None:
+        """Be more nodes, each with its own socket and an actor `target`."""
+        for name in names:
+            flock = Flock(
+                name=name, registry=self._flock.registry.url, state_dir=f"{folder}/state of {name}"
+            ).start()
+            flock.supervise(Target, name="target")
+            self._crowd.append(flock)
+
     def kept(self) -> dict[str, int]:
         return what_is_kept()
 
     def close(self) -> None:
-        self._flock.close()
+        for flock in (*self._crowd, self._flock):
+            flock.close()
 
 
 def main(order: dict[str, Any]) -> None:

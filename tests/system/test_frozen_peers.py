@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -100,8 +101,7 @@ def test_a_process_that_stands_still_before_during_or_after_a_call(
     for process in there.values():
         process.go_on()
     for name in names:
-        call = target[name].work
-        back = eventually(lambda call=call: call("back"), within=20.0, ignoring=CallError)
+        back = eventually(partial(target[name].work, "back"), within=20.0, ignoring=CallError)
         assert back == "back"
     effects = {name: there[name].effects() for name in names}
     assert set(effects["before"]) == {"back"}
