@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import pty
+import select
+import shutil
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -98,29 +103,85 @@ def test_a_cache_that_cannot_be_written_is_no_error(tmp_path, monkeypatch):
     assert known_names(settings) == []
 
 
-def test_the_script_for_bash_completes_in_a_real_bash(flockctl):
+@pytest.fixture
+def environment(flockctl: Flockctl) -> dict[str, str]:
+    """Give what a shell needs to find `flockctl` as it is installed."""
     folder = flockctl.folder / "bin"
     folder.mkdir()
     program = folder / "flockctl"
     program.write_text(f'#!/bin/sh\nexec {sys.executable} -m flock "$@"\n')
     program.chmod(0o755)
+    return flockctl.environment | {
+        "PATH": f"{folder}:/usr/bin:/bin",
+        "HOME": str(flockctl.folder),
+        "TERM": "xterm",
+    }
+
+
+def ask_shell(environment: dict[str, str], *words: str) -> str:
+    """Run a shell; return what it printed."""
+    if shutil.which(words[0], path=environment["PATH"]) is None:
+        pytest.skip(f"there is no {words[0]} here")
+    done = subprocess.run(
+        words, env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.stderr == ""
+    return done.stdout
+
+
+def test_the_script_for_bash_completes_in_a_real_bash(environment):
     script = """
         eval "$(flockctl completion bash)"; complete -p flockctl
         COMP_WORDS=(flockctl runs bend); COMP_CWORD=2
         _flockctl_completion flockctl bend runs; echo "${COMPREPLY[@]}"
     """
-    done = subprocess.run(
-        ["bash", "-norc", "-c", script],
-        env=flockctl.environment | {"PATH": f"{folder}:/usr/bin:/bin"},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.stderr == ""
-    first, names = done.stdout.splitlines()
+    first, names = ask_shell(environment, "bash", "-norc", "-c", script).splitlines()
     assert "-F _flockctl_completion flockctl" in first
     assert names == "bender0 bender1"
+
+
+def test_the_script_for_fish_completes_in_a_real_fish(environment):
+    script = "flockctl completion fish | source; complete -C 'flockctl runs bend'"
+    assert ask_shell(environment, "fish", "-c", script).split() == ["bender0", "bender1"]
+
+
+def test_the_script_for_zsh_completes_in_a_real_zsh(environment):
+    # zsh completes only where somebody types: at a terminal of its own.
+    if shutil.which("zsh") is None:
+        pytest.skip("there is no zsh here")
+    master, slave = pty.openpty()
+    zsh = subprocess.Popen(
+        ["setsid", "--ctty", "zsh", "-f", "-i"],
+        env=environment,
+        stdin=slave,
+        stdout=slave,
+        stderr=slave,
+    )
+    os.close(slave)
+    try:
+        os.write(master, b'autoload -Uz compinit; compinit -u -D; echo be""gun\n')
+        typed_out(master, "begun")
+        os.write(master, b'eval "$(flockctl completion zsh)"; echo re""ady\n')
+        typed_out(master, "ready")
+        os.write(master, b"flockctl runs be\t")
+        typed_out(master, "bender")
+        os.write(master, b"\t\t")  # what they have in common is there; these show the rest
+        assert "bender0" in typed_out(master, "bender1")
+    finally:
+        zsh.kill()
+        zsh.wait()
+        os.close(master)
+
+
+def typed_out(master: int, word: str) -> str:
+    """Return what a terminal shows until `word` is there."""
+    shown, deadline = "", time.monotonic() + 30
+    while word not in shown:
+        left = deadline - time.monotonic()
+        assert left > 0, shown
+        assert select.select([master], [], [], left)[0], shown
+        shown += os.read(master, 4096).decode()
+    return shown
 
 
 @pytest.mark.parametrize(
