@@ -38,6 +38,9 @@ MAX_WAITING = 1000
 
 _ROOT = "topics"
 
+_LOOK_AGAIN = 2.0
+"""Seconds between two looks for who listens, while the registry does not answer."""
+
 
 @dataclass(frozen=True, slots=True)
 class Gap:
@@ -101,6 +104,38 @@ class Subscription:
                 logger.exception("a subscriber of %r failed", self.topic)
 
 
+class Teller:
+    """Sends values to one process that listens to a topic; waits for nobody.
+
+    When there is no way to that process it tells it nothing more.
+
+    Attributes:
+        is_gone: there was no way to it.
+    """
+
+    def __init__(self, topics: Topics, name: str, topic: str, gone: Callable[[], None]) -> None:
+        """Note whom to tell; `Topics.teller` makes it."""
+        self._topics = topics
+        self._name = name
+        self._topic = topic
+        self._gone = gone
+        self._numbers = itertools.count(1)
+        self.is_gone = False
+
+    def __call__(self, value: Any) -> None:
+        """Send a value; lost if there is no room for it on the way."""
+        if self.is_gone:
+            return
+        try:
+            self._topics.tell(self._name, self._topic, value, next(self._numbers))
+        except OverloadedError as error:
+            logger.debug("%s misses something on %r: %s", self._name, self._topic, error)
+        except (CallError, RegistryError) as error:
+            logger.debug("%s is told no more on %r: %s", self._name, self._topic, error)
+            self.is_gone = True
+            self._gone()
+
+
 class _Audience:
     """The processes that want a topic, as a publisher knows them."""
 
@@ -141,6 +176,7 @@ class Topics:
         self._heard: dict[tuple[str, str], int] = {}
         self._ears: dict[str, Callable[[str, Any], None]] = {}
         self._lock = threading.RLock()
+        self._closed = threading.Event()
 
     # --- subscribing
 
@@ -206,32 +242,15 @@ class Topics:
 
     # --- publishing
 
-    def teller(self, name: str, topic: str) -> Callable[[Any], None]:
+    def teller(self, name: str, topic: str, gone: Callable[[], None] = lambda: None) -> Teller:
         """Return what sends values to one process that listens to a topic.
 
-        It waits for nobody. When there is no way to that process it tells it
-        nothing more: who is gone does not come back under the same name.
+        Args:
+            name: the process's name.
+            topic: any text.
+            gone: called once, when there is no way to that process any more.
         """
-        numbers = itertools.count(1)
-        is_gone = False
-
-        def tell(value: Any) -> None:
-            nonlocal is_gone
-            if is_gone:
-                return
-            if name == self._name:
-                self._deliver(topic, name, value)
-                return
-            message = self._codec.encode((PUBLISH, topic, value, next(numbers), self._name))
-            try:
-                self._peer_of(name).send(message, urgent=False)
-            except OverloadedError as error:
-                logger.debug("%s misses something on %r: %s", name, topic, error)
-            except (CallError, RegistryError) as error:
-                logger.debug("%s is told no more on %r: %s", name, topic, error)
-                is_gone = True
-
-        return tell
+        return Teller(self, name, topic, gone)
 
     def channel(self, topic: str) -> Callable[[Any], None]:
         """Return what publishes on a topic from a thread that must not wait.
@@ -240,22 +259,56 @@ class Topics:
         is published: so an outage of the registry holds nobody up, and where
         nobody listens it costs nothing. What cannot be sent is lost.
         """
-        audience = _Audience()
+        path = f"{_ROOT}/{topic}"
+        tellers: dict[str, Teller] = {}
+        looking = threading.Lock()
 
         def look() -> None:
-            try:
-                audience.names = self._registry.children(f"{_ROOT}/{topic}")
-            except RegistryError as error:
-                logger.info("who listens to %r is not known: %s", topic, error)
+            """Find who wants it; the lock is held, on a thread that may wait."""
+            names = self._registry.children(path)
+            found = {name: tellers.get(name) for name in names}
+            for name, known in found.items():
+                if known is not None and not known.is_gone:
+                    continue
+                try:
+                    self._peer_of(name)
+                except NodeNotFound:
+                    tellers.pop(name, None)
+                    self._withdraw(topic, name)
+                except CallError as error:
+                    logger.debug("%s cannot be told on %r: %s", name, topic, error)
+                else:
+                    tellers[name] = Teller(self, name, topic, look_soon)
+            for name in tellers.keys() - found.keys():
+                tellers.pop(name, None)
 
-        audience.cancel = self._registry.watch_children(f"{_ROOT}/{topic}", look)
-        with self._lock:
-            self._audiences[f"channel {topic}"] = audience
-        look()
+        def look_until_seen() -> None:
+            while not self._closed.is_set():
+                try:
+                    with looking:
+                        look()
+                except RegistryError as error:
+                    logger.debug("who listens to %r is not known yet: %s", topic, error)
+                    self._closed.wait(_LOOK_AGAIN)
+                else:
+                    return
+
+        def look_soon() -> None:
+            threading.Thread(target=look_until_seen, name=f"topic-{topic}", daemon=True).start()
 
         def publish(value: Any) -> None:
-            self._send_to(audience, topic, value)
+            for teller in list(tellers.values()):
+                teller(value)
 
+        audience = _Audience()
+        audience.cancel = self._registry.watch_children(path, look_soon)
+        with self._lock:
+            self._audiences[f"channel {topic}"] = audience
+        try:
+            with looking:
+                look()
+        except RegistryError:
+            look_soon()
         return publish
 
     def publish(self, topic: str, value: Any) -> int:
@@ -270,9 +323,7 @@ class Topics:
         """
         self._codec.check_value(value, "the value")
         self._codec.encode((PUBLISH, topic, value, 0, self._name))
-        return self._send_to(self._audience(topic), topic, value)
-
-    def _send_to(self, audience: _Audience, topic: str, value: Any) -> int:
+        audience = self._audience(topic)
         sent = 0
         for name in list(audience.names):
             with self._lock:
@@ -312,6 +363,19 @@ class Topics:
                     raise
         return audience
 
+    def tell(self, name: str, topic: str, value: Any, number: int) -> None:
+        """Send a numbered value to one process, as a `Teller` does.
+
+        Raises:
+            CallError: there is no way to it, or no room on it.
+            RegistryUnavailable: it is new here, and the registry cannot be asked.
+        """
+        if name == self._name:
+            self._deliver(topic, name, value)
+            return
+        message = self._codec.encode((PUBLISH, topic, value, number, self._name))
+        self._peer_of(name).send(message, urgent=False)
+
     # --- hearing (the reader's thread)
 
     def heard(self, peer: Any, topic: str, value: Any, number: int, publisher: str) -> None:
@@ -341,6 +405,7 @@ class Topics:
 
     def close(self) -> None:
         """End everything, and be listed nowhere."""
+        self._closed.set()
         with self._lock:
             subscriptions = [each for group in self._mine.values() for each in group]
             audiences = list(self._audiences.values())

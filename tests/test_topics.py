@@ -8,9 +8,10 @@ from typing import Any
 
 import msgpack
 
-from flock.errors import NodeNotFound
+from flock.errors import NodeDownError, NodeNotFound, RegistryUnavailable
 from flock.topics import Topics
 from flock.wire import Codec
+from tests.support import eventually
 
 
 def test_what_nobody_wants_leaves_no_trace() -> None:
@@ -63,3 +64,74 @@ def test_who_is_gone_is_told_nothing_more() -> None:
     tell(1)
     tell(2)
     assert asked == ["gone"]
+
+
+class Directory:
+    """Who subscribed, and who is there."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self.here: dict[str, Any] = {}
+        self.away = False
+        self.changed: Any = None
+        self.sent: list[tuple[str, Any]] = []
+
+    def children(self, path: str) -> list[str]:
+        if self.away:
+            raise RegistryUnavailable("registry", "away")
+        return list(self.names)
+
+    def watch_children(self, path: str, changed: Any) -> Any:
+        self.changed = changed
+        return lambda: None
+
+    def delete(self, path: str) -> None:
+        self.names.remove(path.rpartition("/")[2])
+
+    def peer_of(self, name: str) -> Any:
+        if self.away:
+            raise RegistryUnavailable("registry", "away")
+        if name not in self.here:
+            raise NodeNotFound(name)
+        return SimpleNamespace(send=lambda message, urgent: self.send(name, message))
+
+    def send(self, name: str, message: bytes) -> None:
+        if name not in self.here:
+            raise NodeDownError(name, may_have_run=False)
+        self.sent.append((name, msgpack.unpackb(message)[2]))
+
+
+def test_a_channel_finds_who_wants_it_prunes_the_dead_and_knows_them_when_they_are_back() -> None:
+    there = Directory()
+    topics = Topics(there, Codec(), "here", "g", there.peer_of)  # type: ignore[arg-type]
+    publish = topics.channel("steps")
+    publish("nobody hears it")
+    there.names, there.here = ["fry", "bender"], {"fry": 1, "bender": 1}
+    there.changed()
+
+    def heard(value: str) -> set[str]:
+        publish(value)
+        return {name for name, said in there.sent if said == value}
+
+    assert eventually(lambda: heard("a"), within=5, becomes={"fry", "bender"}) == {"fry", "bender"}
+
+    del there.here["bender"]
+    publish("b")
+    assert eventually(lambda: there.names, within=5, becomes=["fry"]) == ["fry"]
+    there.names, there.here["bender"] = ["fry", "bender"], 1
+    there.changed()
+
+    assert eventually(lambda: heard("c"), within=5, becomes={"fry", "bender"}) == {"fry", "bender"}
+    topics.close()
+
+
+def test_a_channel_asks_no_registry_when_something_is_published() -> None:
+    there = Directory()
+    there.names, there.here = ["fry"], {"fry": 1}
+    topics = Topics(there, Codec(), "here", "g", there.peer_of)  # type: ignore[arg-type]
+    publish = topics.channel("steps")
+    publish("a")
+    there.children = None  # type: ignore[assignment, method-assign]
+    publish("b")
+    assert there.sent == [("fry", "a"), ("fry", "b")]
+    topics.close()

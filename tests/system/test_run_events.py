@@ -11,6 +11,7 @@ import pytest
 
 from flock import Flock
 from tests.flockctl import Flockctl, flockctl_on
+from tests.support import eventually
 
 RECIPE = """
 from flock.recipe import link
@@ -82,15 +83,17 @@ def test_who_subscribes_hears_each_step_of_every_run(flockctl):
 
     with Flock(registry=flockctl.url) as fleet:
         fleet.subscribe("runs of bender0", lambda who, event: heard.put((who, event)))
+        api = fleet["bender0"]["flock_api"]
         # The node is told of a subscriber by its registry, moments after it is written.
-        fleet["bender0"]["flock_api"].run_chef(wait=True, why_run=True)
-        fleet["bender0"]["flock_api"].run_chef(wait=True)
+        assert eventually(
+            lambda: api.run_chef(wait=True, why_run=True) and not heard.empty(), within=20
+        )
+        run_id = api.run_chef(wait=True)["run_id"]
         events = [heard.get(timeout=20)]
-        while [each["event"] for _, each in events].count("run ended") < 2:
+        while (events[-1][1]["event"], events[-1][1]["run_id"]) != ("run ended", run_id):
             events.append(heard.get(timeout=20))
 
     assert {who for who, _ in events} == {"bender0"}
-    run_id = events[-1][1]["run_id"]
     told = [event for _, event in events if event["run_id"] == run_id]
     named = [(each["event"], each.get("resource", "").partition("[")[0]) for each in told]
     assert named == [
