@@ -46,7 +46,7 @@ test: $(READY) ## get and start a ZooKeeper, run all tests, stop it
 	@home=$$(mktemp -d) || exit 1; \
 	trap 'scripts/zookeeper stop --home "$$home" >/dev/null; rm -rf "$$home"' EXIT; \
 	trap 'exit 130' INT; trap 'exit 143' TERM HUP; \
-	hosts=$$(scripts/zookeeper start --home "$$home") || exit 1; \
+	scripts/network_tools; hosts=$$(scripts/zookeeper start --home "$$home") || exit 1; \
 	FLOCK_TEST_ZOOKEEPER="$$hosts" $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
 lint: $(READY) ## ruff, mypy --strict, and the one-way imports
@@ -79,6 +79,7 @@ bench-search: $(READY) ## names, find and search over 100, 1,000 and 5,000 nodes
 
 SECONDS ?= 600
 chaos-locks: $(READY) ## break processes, servers and links under locks for SECONDS=600
+	@scripts/network_tools
 	@PYTHONPATH=scripts $(BIN)/python -m tests.system.lock_chaos $(SECONDS)
 
 clean: ## remove .venv and everything else that was made here

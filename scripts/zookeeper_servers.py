@@ -15,7 +15,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,11 +47,23 @@ _CONFIGURATION = {
     "maxSessionTimeout": "60000",
     "initLimit": "20",
     "syncLimit": "8",
-    "clientPortAddress": "127.0.0.1",
     "admin.enableServer": "false",
     "4lw.commands.whitelist": "*",
     "maxClientCnxns": "0",
 }
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a server runs.
+
+    Attributes:
+        host: the address it serves at.
+        enter: a command that runs the command behind it there.
+    """
+
+    host: str = "127.0.0.1"
+    enter: tuple[str, ...] = ()
 
 
 class NotInstalled(Exception):
@@ -182,28 +194,37 @@ class ZooKeeperServer:
 
     Attributes:
         number: its id in the ensemble, from 1.
-        client_port: where it serves, on loopback.
+        client_port: where it serves.
         folder: its configuration, data and log (`log`).
+        place: where it runs.
         process: the running (or ended) process, None before the first start.
     """
 
     def __init__(
-        self, number: int, folder: Path, client_port: int, command: list[str], lines: list[str]
+        self,
+        number: int,
+        folder: Path,
+        client_port: int,
+        command: list[str],
+        lines: list[str],
+        place: Place,
     ) -> None:
         self.number = number
         self.folder = folder
         self.client_port = client_port
+        self.place = place
         self.process: subprocess.Popen[bytes] | None = None
         self._command = [*command, str(folder / "zoo.cfg")]
         (folder / "data").mkdir(parents=True)
         (folder / "data" / "myid").write_text(f"{number}\n", encoding="ascii")
         lines = [f"dataDir={folder / 'data'}", f"clientPort={client_port}", *lines]
+        lines.append(f"clientPortAddress={place.host}")
         (folder / "zoo.cfg").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
     @property
     def address(self) -> str:
         """Where it serves, as `HOST:PORT`."""
-        return f"127.0.0.1:{self.client_port}"
+        return f"{self.place.host}:{self.client_port}"
 
     @property
     def log(self) -> str:
@@ -257,25 +278,26 @@ class ZooKeeperServer:
 
     def ask(self, word: str, timeout: float = _PROBE_TIMEOUT) -> str:
         """Return the answer to one of ZooKeeper's four-letter words, '' if none comes in time."""
-        return ask(self.client_port, word, timeout)
+        return ask(self.client_port, word, timeout, self.place.host)
 
     def mode(self) -> str | None:
         """Return `leader`, `follower` or `standalone`; None while it does not serve."""
-        return mode(self.client_port)
+        return mode(self.client_port, self.place.host)
 
 
-def ask(port: int, word: str, timeout: float = _PROBE_TIMEOUT) -> str:
-    """Return the answer of the server on a loopback port to a four-letter word, '' if none comes.
+def ask(port: int, word: str, timeout: float = _PROBE_TIMEOUT, host: str = "127.0.0.1") -> str:
+    """Return the answer of the server on a port to a four-letter word, '' if none comes.
 
     Args:
         port: where it serves its clients.
         word: `ruok`, `srvr`, `cons`, `dump`, …
         timeout: seconds for each step.
+        host: its address.
     """
     answer = b""
     with (
         contextlib.suppress(OSError),
-        socket.create_connection(("127.0.0.1", port), timeout) as connection,
+        socket.create_connection((host, port), timeout) as connection,
     ):
         connection.sendall(word.encode("ascii"))
         while received := connection.recv(65_536):
@@ -283,9 +305,9 @@ def ask(port: int, word: str, timeout: float = _PROBE_TIMEOUT) -> str:
     return answer.decode("utf-8", errors="replace")
 
 
-def mode(port: int) -> str | None:
-    """Return what the server on a loopback port is to its ensemble; None: it does not serve."""
-    for line in ask(port, "srvr").splitlines():
+def mode(port: int, host: str = "127.0.0.1") -> str | None:
+    """Return what the server on a port is to its ensemble; None: it does not serve."""
+    for line in ask(port, "srvr", host=host).splitlines():
         if line.startswith("Mode: "):
             return line.removeprefix("Mode: ").strip()
     return None
@@ -305,6 +327,7 @@ class ZooKeeperEnsemble:
         dies_with_us: the servers are killed when the thread that starts them
             ends (on Linux), so that a test that is killed leaves none behind.
         installation: found if None.
+        places: one for each server; loopback if None.
 
     Raises:
         NotInstalled: there is no ZooKeeper on this machine.
@@ -318,12 +341,15 @@ class ZooKeeperEnsemble:
         configuration: Mapping[str, str] | None = None,
         dies_with_us: bool = False,
         installation: Installation | None = None,
+        places: Sequence[Place] | None = None,
     ) -> None:
         self.folder = folder
         self.size = size
         self.servers: list[ZooKeeperServer] = []
         found = installation or find_installation()
+        self._places = list(places or [Place()] * size)
         self._configuration = {**_CONFIGURATION, **(configuration or {})}
+        self._dying: list[str] = []
         self._command = [
             found.java,
             *_JAVA_OPTIONS,
@@ -332,7 +358,7 @@ class ZooKeeperEnsemble:
             "org.apache.zookeeper.server.quorum.QuorumPeerMain",
         ]
         if dies_with_us and (setpriv := shutil.which("setpriv")):
-            self._command = [setpriv, "--pdeathsig", "KILL", *self._command]
+            self._dying = [setpriv, "--pdeathsig", "KILL"]
 
     @property
     def connection_string(self) -> str:
@@ -377,15 +403,20 @@ class ZooKeeperEnsemble:
         members = []
         if self.size > 1:
             members = [
-                f"server.{number}=127.0.0.1:{ports[3 * number - 2]}:{ports[3 * number - 1]}"
-                for number in range(1, self.size + 1)
+                f"server.{number}={place.host}:{ports[3 * number - 2]}:{ports[3 * number - 1]}"
+                for number, place in enumerate(self._places, 1)
             ]
         lines = [*(f"{name}={value}" for name, value in self._configuration.items()), *members]
         self.servers = [
             ZooKeeperServer(
-                number, self.folder / str(number), ports[3 * number - 3], self._command, lines
+                number,
+                self.folder / str(number),
+                ports[3 * number - 3],
+                [*self._dying, *place.enter, *self._command],
+                lines,
+                place,
             )
-            for number in range(1, self.size + 1)
+            for number, place in enumerate(self._places, 1)
         ]
 
     def wait_until_serving(self, within: float = START_TIMEOUT) -> None:

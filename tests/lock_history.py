@@ -145,6 +145,23 @@ class History:
 
     def _stuck(self, stuck_after: float, settle: float) -> Iterator[str]:
         """Look for a killed holder whose slot nobody got, though somebody waited."""
+        for case in self._cases_of_death(stuck_after, settle):
+            served = any(
+                claim.event == "granted"
+                and claim.lock == case.lock
+                and case.kill.at < claim.at < case.deadline
+                for claim in self.claims
+            )
+            still_there = [wait for wait in case.waiting if wait.until > case.deadline]
+            if still_there and not served:
+                yield (
+                    f"{case.lock}: {case.kill.target} was killed holding it at "
+                    f"{case.kill.at:.3f}, and {still_there[0].worker} had not got it at "
+                    f"{case.deadline:.3f}"
+                )
+
+    def _cases_of_death(self, stuck_after: float, settle: float) -> Iterator[_Case]:
+        """Return the killed holders for whose slot somebody waited long enough to judge."""
         waits = list(self._waits())
         for kill in (fault for fault in self.faults if fault.kind == "kill"):
             lock = self._held_at(kill)
@@ -156,19 +173,9 @@ class History:
             for fault in sorted(others, key=lambda each: each.at):
                 if fault.at < deadline:
                     deadline += fault.until - max(fault.at, kill.at) + settle
-            if deadline > self.ended:
-                continue
-            waiting = [w for w in waits if w.lock == lock and w.asked < kill.at + 1.0]
-            waiting = [w for w in waiting if w.until > deadline]
-            served = any(
-                claim.event == "granted" and claim.lock == lock and kill.at < claim.at < deadline
-                for claim in self.claims
-            )
-            if waiting and not served:
-                yield (
-                    f"{lock}: {kill.target} was killed holding it at {kill.at:.3f}, and "
-                    f"{waiting[0].worker} had not got it at {deadline:.3f}"
-                )
+            waiting = [w for w in waits if w.lock == lock and w.asked < kill.at + 1.0 < w.until]
+            if deadline <= self.ended and waiting:
+                yield _Case(kill, lock, deadline, waiting)
 
     def _held_at(self, kill: Fault) -> str | None:
         """Return the lock that a process held when it was killed."""
@@ -178,20 +185,27 @@ class History:
 
     def _out_of_turn(self, settle: float) -> Iterator[str]:
         """Look for one who was served before another who had come earlier, while all was well."""
+        for first, second in self._cases_of_order(settle):
+            if second.until < first.until:
+                yield (
+                    f"{second.lock}: {second.worker} asked at {second.asked:.3f} and was served "
+                    f"before {first.worker}, who had asked at {first.asked:.3f}"
+                )
+
+    def _cases_of_order(self, settle: float) -> Iterator[tuple[_Wait, _Wait]]:
+        """Return who waited at the same time for a lock while all was well, the earlier first."""
         quiet = [
             wait
             for wait in self._waits()
             if wait.was_granted
             and not any(f.at < wait.until and wait.asked < f.until + settle for f in self.faults)
         ]
-        for lock in self.slots:
-            served = sorted((w for w in quiet if w.lock == lock), key=lambda each: each.until)
-            for earlier, later in itertools.combinations(served, 2):
-                if later.asked + ORDER_MARGIN < earlier.asked and later.until > earlier.until:
-                    yield (
-                        f"{lock}: {earlier.worker} asked at {earlier.asked:.3f} and was served "
-                        f"before {later.worker}, who had asked at {later.asked:.3f}"
-                    )
+        for first, second in itertools.permutations(quiet, 2):
+            if (
+                first.lock == second.lock
+                and first.asked + ORDER_MARGIN < second.asked < first.until
+            ):
+                yield first, second
 
     def _waits(self) -> Iterator[_Wait]:
         """Return how long everybody waited; who never got it waited to his end."""
@@ -208,6 +222,13 @@ class History:
                     yield _Wait(worker, claim.lock, claim.at, until, granted)
 
     # --- figures
+
+    def judged(self, *, stuck_after: float, settle: float) -> dict[str, int]:
+        """Return how many cases there were of what `check` can only judge at times."""
+        return {
+            "deaths": len(list(self._cases_of_death(stuck_after, settle))),
+            "order": len(list(self._cases_of_order(settle))),
+        }
 
     def figures(self) -> dict[str, Any]:
         """Return how much happened, so that a history in which nothing did is seen as such."""
@@ -230,6 +251,23 @@ class _Wait:
     asked: float
     until: float
     was_granted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Case:
+    """A holder that was killed while others waited.
+
+    Attributes:
+        kill: when, and who.
+        lock: what he held.
+        deadline: when somebody must have it at the latest.
+        waiting: who waited.
+    """
+
+    kill: Fault
+    lock: str
+    deadline: float
+    waiting: Sequence[_Wait]
 
 
 def _grouped(claims: Iterable[Claim]) -> Iterator[Sequence[Claim]]:

@@ -2,13 +2,14 @@
 
 Processes take and release locks (`lock_worker`); a nemesis kills them, stops
 them for longer than their sessions last, kills and stops the servers, and
-cuts the links between both. `python -m tests.system.lock_chaos SECONDS` does
-it as long as one likes, on both registries side by side.
+cuts links (`lock_links`). `python -m tests.system.lock_chaos SECONDS` does it
+as long as one likes, on both registries side by side.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import random
@@ -18,7 +19,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -28,8 +29,8 @@ from typing import Any
 from zookeeper_servers import ZooKeeperEnsemble, ZooKeeperServer
 
 from tests.lock_history import Claim, Entry, Fault, History
+from tests.system.lock_links import Links, how_links_are_cut, with_links
 from tests.system.lock_worker import journal_of, open_registry
-from tests.system.zookeeper_faults import Proxy
 
 ROOT = Path(__file__).parents[2]
 SLOTS = {"one": 1, "two": 1, "pair": 2}
@@ -39,8 +40,11 @@ STUCK_AFTER = SESSION_TIMEOUT + LOCK_DELAY + 5.0
 SETTLE = SESSION_TIMEOUT + LOCK_DELAY + 2.0
 """Seconds for which a fault's effects may last: a session, a lock-delay, finding a server."""
 
-QUIET = 6.0
-"""Seconds at the beginning in which nothing is broken."""
+QUIET = 7.0
+"""Seconds at the beginning in which nothing is broken: waiters are served in order."""
+
+ONE_DEATH = STUCK_AFTER + 0.5
+"""Seconds after that in which one holder was killed and nothing else is broken."""
 
 
 @dataclass
@@ -60,6 +64,7 @@ class Chaos:
     Attributes:
         folder: where workers write.
         urls: how workers reach the registry; taken in turn.
+        enters: commands that run a worker where it belongs, one for each URL.
         check_url: how the registry is reached past all faults.
         slots: the locks.
         kind: of lock: `ours`, `kazoo` or `broken`.
@@ -74,6 +79,7 @@ class Chaos:
     urls: Sequence[str]
     check_url: str
     slots: dict[str, int] = field(default_factory=lambda: dict(SLOTS))
+    enters: Sequence[tuple[str, ...]] = ()
     kind: str = "ours"
     hosts: str = ""
     workers: int = 8
@@ -84,6 +90,7 @@ class Chaos:
 
     def __post_init__(self) -> None:
         self.faults: list[Fault] = []
+        self.calm_is_over = threading.Event()
         self._lock = threading.Lock()
         self._processes: list[Process] = []
         self._random = random.Random(self.seed)
@@ -121,9 +128,10 @@ class Chaos:
             "seed": self.seed * 1000 + self._born,
             "log": str(log),
         }
+        enter = self.enters[self._born % len(self.urls)] if self.enters else ()
         with open(self.folder / f"{name}.err", "wb") as errors:
             process = subprocess.Popen(
-                [sys.executable, "-m", "tests.system.lock_worker", json.dumps(order)],
+                [*enter, sys.executable, "-m", "tests.system.lock_worker", json.dumps(order)],
                 cwd=ROOT,
                 stdin=subprocess.PIPE,
                 stderr=errors,
@@ -140,6 +148,27 @@ class Chaos:
             for each in self._alive():
                 said = _lines(each.log)
                 if said and said[-1]["lock"] == lock and said[-1]["event"] in ("granted", "held"):
+                    return each
+            time.sleep(0.02)
+        return None
+
+    def wait_until_all_speak(self, within: float) -> None:
+        """Wait until every process has said something."""
+        deadline = time.monotonic() + within
+        while not all(_lines(each.log) for each in self._processes):
+            assert time.monotonic() < deadline, "some process never began"
+            time.sleep(0.1)
+
+    def holder_waited_for(self, within: float) -> Process | None:
+        """Return a process that just said it holds a lock which another waits for."""
+        deadline = time.monotonic() + within
+        while time.monotonic() < deadline:
+            alive = self._alive()
+            last = {each.name: (_lines(each.log) or [{}])[-1] for each in alive}
+            wanted = {said["lock"] for said in last.values() if said.get("event") == "asked"}
+            for each in alive:
+                said = last[each.name]
+                if said.get("event") in ("granted", "held") and said["lock"] in wanted:
                     return each
             time.sleep(0.02)
         return None
@@ -247,10 +276,14 @@ def _clock() -> float:
 
 
 def break_processes(chaos: Chaos, seconds: float) -> None:
-    """Kill and stop processes for a while."""
+    """Kill and stop processes for a while, after a calm beginning with one death."""
     chance = random.Random(chaos.seed)
     deadline = time.monotonic() + seconds
+    chaos.wait_until_all_speak(20.0)
     time.sleep(QUIET)
+    chaos.kill(chaos.holder_waited_for(5.0))
+    time.sleep(ONE_DEATH)
+    chaos.calm_is_over.set()
     with ThreadPoolExecutor(8) as stops:
         while time.monotonic() < deadline:
             what = chance.random()
@@ -264,26 +297,31 @@ def break_processes(chaos: Chaos, seconds: float) -> None:
             time.sleep(chance.uniform(0.5, 2.5))
 
 
-def break_servers(
-    chaos: Chaos, ensemble: ZooKeeperEnsemble, links: Sequence[Sequence[Proxy]], seconds: float
-) -> None:
-    """Kill, stop and restart servers, and cut links, one fault after the other."""
+SERVER_FAULTS = ("restart a server", "freeze a server")
+
+
+def break_servers(chaos: Chaos, ensemble: ZooKeeperEnsemble, links: Links, seconds: float) -> None:
+    """Kill, stop and restart servers, and cut links, one fault after the other.
+
+    All kinds come once in the order that tells most, and then by chance.
+    """
     chance = random.Random(chaos.seed + 1)
     deadline = time.monotonic() + seconds
-    time.sleep(QUIET)
+    kinds = [kind for pair in itertools.zip_longest(links.kinds, SERVER_FAULTS) for kind in pair]
+    coming = [kind for kind in kinds if kind is not None]
+    chaos.calm_is_over.wait(seconds)
     while time.monotonic() < deadline:
+        kind = coming.pop(0) if coming else chance.choice((*links.kinds, *SERVER_FAULTS))
+        length = chance.choice((3.0, 6.0) if coming else (0.5, 3.0, 6.0))
         server = chance.choice(ensemble.servers)
-        half = chance.choice(links)
-        what = chance.choice(("restart a server", "freeze a server", "cut all", "cut one"))
-        length = chance.choice((0.5, 3.0, 6.0))
-        if what == "restart a server":
-            deed = partial(_restart, ensemble, server, length)
-        elif what == "freeze a server":
-            deed = partial(_freeze, ensemble, server, length)
+        if kind == "restart a server":
+            chaos.fault(kind, server.address, partial(_restart, ensemble, server, length))
+        elif kind == "freeze a server":
+            chaos.fault(kind, server.address, partial(_freeze, ensemble, server, length))
         else:
-            deed = partial(_cut, half if what == "cut all" else [chance.choice(half)], length)
-        chaos.fault(what, server.address, deed)
-        time.sleep(chance.uniform(2.0, 5.0))
+            target, cut = links.choose(kind, chance)
+            chaos.fault(kind, target, partial(_cut, ensemble, cut, length))
+        time.sleep(chance.uniform(1.0, 4.0))
 
 
 def _restart(ensemble: ZooKeeperEnsemble, server: ZooKeeperServer, seconds: float) -> None:
@@ -300,12 +338,12 @@ def _freeze(ensemble: ZooKeeperEnsemble, server: ZooKeeperServer, seconds: float
     ensemble.wait_until_serving(30.0)
 
 
-def _cut(links: Sequence[Proxy], seconds: float) -> None:
-    for link in links:
-        link.shut()
-    time.sleep(seconds)
-    for link in links:
-        link.reopen()
+def _cut(
+    ensemble: ZooKeeperEnsemble, cut: contextlib.AbstractContextManager[None], seconds: float
+) -> None:
+    with cut:
+        time.sleep(seconds)
+    ensemble.wait_until_serving(30.0)
 
 
 def embedded_chaos(folder: Path, seconds: float, seed: int) -> History:
@@ -318,57 +356,46 @@ def embedded_chaos(folder: Path, seconds: float, seed: int) -> History:
         return chaos.history()
 
 
-def zookeeper_chaos(
-    folder: Path, ensemble: ZooKeeperEnsemble, seconds: float, seed: int
-) -> History:
-    """Break processes, servers and links over a registry in an ensemble."""
+def zookeeper_chaos(folder: Path, seconds: float, seed: int) -> History:
+    """Break processes, servers and links over a registry in an ensemble of three."""
     logs = folder / "zookeeper"
     logs.mkdir()
+    return with_links(folder / "servers", partial(_zookeeper_chaos, logs, seconds, seed))
+
+
+def _zookeeper_chaos(
+    logs: Path, seconds: float, seed: int, ensemble: ZooKeeperEnsemble, links: Links
+) -> History:
     root = f"chaos-{seed}-{os.getpid()}"
-    with two_ways_to(ensemble) as links:
-        urls = [f"zookeeper://{','.join(p.address for p in half)}/{root}" for half in links]
-        with (
-            Chaos(logs, urls, ensemble.url(root), seed=seed) as chaos,
-            ThreadPoolExecutor(1) as pool,
-        ):
-            servers = pool.submit(break_servers, chaos, ensemble, links, seconds)
-            break_processes(chaos, seconds)
-            servers.result()
-            ensemble.wait_until_serving(30.0)
-            return chaos.history()
-
-
-@contextlib.contextmanager
-def two_ways_to(ensemble: ZooKeeperEnsemble) -> Iterator[list[list[Proxy]]]:
-    """Give two sets of links to all servers: cutting one parts half of the processes."""
-    links = [[Proxy(server.address) for server in ensemble.servers] for _ in range(2)]
-    try:
-        yield links
-    finally:
-        for half in links:
-            for link in half:
-                link.close()
+    urls = [f"zookeeper://{way.hosts}/{root}" for way in links.ways]
+    enters = [way.enter for way in links.ways]
+    with (
+        Chaos(logs, urls, ensemble.url(root), enters=enters, seed=seed) as chaos,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        servers = pool.submit(break_servers, chaos, ensemble, links, seconds)
+        break_processes(chaos, seconds)
+        servers.result()
+        ensemble.wait_until_serving(30.0)
+        return chaos.history()
 
 
 def main(seconds: float) -> int:
     """Break locks on both registries for so many seconds; say what was found."""
     seed = int.from_bytes(os.urandom(3), "big")
-    print(f"seed {seed}, {seconds:g} s", file=sys.stderr)
+    print(f"seed {seed}, {seconds:g} s, links: {how_links_are_cut()}", file=sys.stderr)
     with tempfile.TemporaryDirectory(prefix="flk-") as name:
         folder = Path(name)
-        (folder / "servers").mkdir()
-        with (
-            ZooKeeperEnsemble(folder / "servers", 3, dies_with_us=True) as ensemble,
-            ThreadPoolExecutor(2) as pool,
-        ):
+        with ThreadPoolExecutor(2) as pool:
             runs = {
                 "embedded": pool.submit(embedded_chaos, folder, seconds, seed),
-                "zookeeper": pool.submit(zookeeper_chaos, folder, ensemble, seconds, seed),
+                "zookeeper": pool.submit(zookeeper_chaos, folder, seconds, seed),
             }
             found = {name: run.result() for name, run in runs.items()}
     broken = 0
     for registry, history in found.items():
-        print(json.dumps({"registry": registry, **history.figures()}))
+        judged = history.judged(stuck_after=STUCK_AFTER, settle=SETTLE)
+        print(json.dumps({"registry": registry, **history.figures(), "judged": judged}))
         for problem in history.check(stuck_after=STUCK_AFTER, settle=SETTLE):
             broken += 1
             print(f"{registry}: {problem}")

@@ -158,7 +158,10 @@ class Worker:
     def run(self) -> None:
         """Take one lock after the other until it is over."""
         while not self._over.is_set():
-            lock = self._random.choice(sorted(self._slots))
+            # Half of all want the first, so that there are always some in line.
+            names = sorted(self._slots)
+            weights = [max(1, len(names) - 1), *[1] * (len(names) - 1)]
+            (lock,) = self._random.choices(names, weights)
             self._say("asked", lock)
             try:
                 taken = self._take(lock)

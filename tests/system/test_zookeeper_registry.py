@@ -737,6 +737,23 @@ def test_an_outage_is_bounded_for_everybody_and_over_soon_after_the_servers_are_
     assert lock.state() is LockState.LOST
 
 
+def test_tokens_grow_over_a_restart_of_everything(own_ensemble, new_member):
+    url = own_ensemble.url()
+    tokens = []
+    for _ in range(2):
+        member = new_member(url)
+        for _ in range(2):
+            lock = member.acquire("web", OWNER, wait=10)
+            tokens.append(lock.token)
+            lock.release()
+        member.close()
+        for server in own_ensemble.servers:
+            server.kill()
+        own_ensemble.start()
+    tokens.append(new_member(url).acquire("web", OWNER, wait=10).token)
+    assert tokens == sorted(set(tokens))
+
+
 def test_a_closed_registry_leaves_no_thread_even_when_the_servers_are_gone_or_stand_still(
     own_zookeeper, new_member
 ):
