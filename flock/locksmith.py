@@ -52,9 +52,9 @@ class RegistryLocksmith:
         )
 
     def status(self, wish: LockWish) -> LockStatus:
-        """Say who has the lock and who waits for it."""
+        """Say who has the lock."""
         registry = self._own() if wish.zookeeper is None else self._other(wish.zookeeper)
-        return registry.lock_status(wish.lockid)
+        return registry.lock_holders(wish.lockid)
 
     def _other(self, hosts: str) -> Registry:
         """Return the registry of another ensemble, opened at its first use and kept.

@@ -47,7 +47,7 @@ def watch_for_circles(flock: Flock, kitchen: Kitchen, chains: RunChains) -> Wait
         flock.node.identity.name,
         kitchen.at_work,
         ask,
-        flock.registry.lock_status,
+        flock.registry.lock_holders,
         report,
         lambda: chains.blocked,
     )

@@ -98,7 +98,7 @@ class WaitCircles:
         node: str,
         at_work: Callable[[], AtWork | None],
         ask: Callable[[str, bool], Future[Any]],
-        lock_status: Callable[[str], LockStatus],
+        lock_holders: Callable[[str], LockStatus],
         report: Callable[[AtWork, Waiting], None],
         blocked: Callable[[], Waiting | None] = lambda: None,
     ) -> None:
@@ -108,14 +108,14 @@ class WaitCircles:
             node: this node's name.
             at_work: returns what goes on here.
             ask: asks a node for its `standing`.
-            lock_status: asks the flock's registry who has a lock.
+            lock_holders: asks the flock's registry who has a lock.
             report: told of a circle that was found.
             blocked: returns the call that what goes on here waits for.
         """
         self._node = node
         self._at_work = at_work
         self._ask = ask
-        self._lock_status = lock_status
+        self._lock_holders = lock_holders
         self._report = report
         self._blocked = blocked
         self._lock = threading.Lock()
@@ -190,7 +190,7 @@ class WaitCircles:
         if reading.what == "lock":
             status = waiting.status
             try:
-                found = self._lock_status(reading.name) if status is None else status()
+                found = self._lock_holders(reading.name) if status is None else status()
             except RegistryError as error:
                 return Need(f"lock {reading.name!r}: {error}")
             return _need_of_lock(reading.name, found)

@@ -706,6 +706,10 @@ class Registry(ABC):
         """Return who holds and who waits; no holders and no waiters if nobody does."""
 
     @abstractmethod
+    def lock_holders(self, lockid: str) -> LockStatus:
+        """Return who holds, and nobody who waits: costs the same however many do."""
+
+    @abstractmethod
     def locks(self) -> list[LockStatus]:
         """Return every lock that is held or waited for, sorted by name."""
 

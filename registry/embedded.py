@@ -352,6 +352,11 @@ class EmbeddedRegistry(Registry):
         note("lock", lockid)
         return self._locks.status(lockid)
 
+    def lock_holders(self, lockid: str) -> LockStatus:
+        """Return who holds; the living only."""
+        note("lock", lockid)
+        return self._locks.status(lockid, with_waiting=False)
+
     def locks(self) -> list[LockStatus]:
         """Return every lock that is held or waited for, sorted by name."""
         note("locks")

@@ -296,10 +296,13 @@ class EmbeddedLocks:
         if row is None:
             raise LockLost(lock.lockid, f"slot {lock.slot} is not ours any more; nothing written")
 
-    def status(self, lockid: str) -> LockStatus:
+    def status(self, lockid: str, *, with_waiting: bool = True) -> LockStatus:
         """Say who holds and who waits, the living only."""
         lock = quote(lockid)
-        return status_of(lock, self._living(self._store.rows(TICKETS, (lock,))))
+        tickets = self._store.rows(TICKETS, (lock,))
+        if not with_waiting:
+            tickets = [ticket for ticket in tickets if ticket[3] is not None]
+        return status_of(lock, self._living(tickets))
 
     def all(self) -> list[LockStatus]:
         """Say the same of every lock that is held or waited for."""

@@ -410,6 +410,11 @@ class ZooKeeperRegistry(Registry):
         note("lock", lockid)
         return self._locks.status(lockid)
 
+    def lock_holders(self, lockid: str) -> LockStatus:
+        """Return who holds; see `Registry.lock_holders`."""
+        note("lock", lockid)
+        return self._locks.status(lockid, with_waiting=False)
+
     def locks(self) -> list[LockStatus]:
         """Return every lock that is held or waited for; see `Registry.locks`."""
         note("locks")

@@ -310,14 +310,14 @@ class Locks:
 
     # --- the others
 
-    def status(self, lockid: str) -> LockStatus:
+    def status(self, lockid: str, *, with_waiting: bool = True) -> LockStatus:
         """Return who holds and who waits; see `Registry.lock_status`."""
-        return self._status(self._session.requests(), lockid)
+        return self._status(self._session.requests(), lockid, with_waiting=with_waiting)
 
-    def _status(self, requests: Requests, lockid: str) -> LockStatus:
+    def _status(self, requests: Requests, lockid: str, *, with_waiting: bool = True) -> LockStatus:
         places = Places.of(self._folder, lockid)
         holders = self._holders(requests, places)
-        claims = self._waiting(requests, places)
+        claims = self._waiting(requests, places) if with_waiting else []
         counts = [claim.slots for _, claim in holders] or [claim.slots for claim in claims]
         return LockStatus(
             lockid,

@@ -19,7 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from flock.converge.cancellation import Cancellation
@@ -126,7 +126,7 @@ class Locksmith(Protocol):
         """
 
     def status(self, wish: LockWish) -> LockStatus:
-        """Say who has the lock and who waits for it.
+        """Say who has the lock; the cost must not grow with those who wait.
 
         Raises:
             RegistryError: that cannot be known now.
@@ -269,7 +269,9 @@ class RunLocks:
         def status() -> LockStatus:
             found = locksmith.status(wish)
             waiting.last = ", ".join(f"{each.owner} since {each.since}" for each in found.holders)
-            return found
+            # The smallest count is in force: ours, too.
+            slots = wish.slots if isinstance(wish.slots, int) else found.slots
+            return replace(found, slots=min(slots, found.slots))
 
         try:
             with self.waits.waiting(

@@ -695,6 +695,26 @@ def test_a_lock_that_nobody_wants_has_neither_holders_nor_waiters(registry):
     assert registry.locks() == []
 
 
+def test_the_holders_of_a_lock_are_told_without_its_line(registry, second, threads):
+    assert registry.lock_holders("web") == LockStatus("web", 1)
+    lock = registry.acquire("web", OWNER, slots=2)
+    other = registry.acquire("web", OWNER, slots=2)
+    stop = threading.Event()
+    waiter = threads.submit(second.acquire, "web", OTHER, cancelled=stop)
+    line_of(registry, "web", 1)
+
+    held = registry.lock_holders("web")
+
+    assert held == replace(registry.lock_status("web"), waiting=())
+    assert [(each.slot, each.token) for each in held.holders] == [
+        (lock.slot, lock.token),
+        (other.slot, other.token),
+    ]
+    stop.set()
+    with pytest.raises(LockCancelled):
+        waiter.result(SEEN)
+
+
 def test_a_lock_that_is_held_is_not_had_and_the_error_says_who_has_it(registry, second):
     registry.acquire("web", OWNER)
     with pytest.raises(LockTimeout, match="held by bender0 since") as late:
@@ -1143,7 +1163,7 @@ READS: dict[str, Callable[[Registry], object]] = {
     "queue q": lambda registry: (registry.entries("q"), registry.queue_length("q")),
     "presence bender1": lambda registry: registry.presence("bender1"),
     "nodes": lambda registry: (registry.node_names(), registry.presences()),
-    "lock web": lambda registry: registry.lock_status("web"),
+    "lock web": lambda registry: (registry.lock_status("web"), registry.lock_holders("web")),
 }
 
 
