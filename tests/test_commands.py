@@ -114,6 +114,29 @@ def test_cancelling_ends_the_whole_group_even_if_it_ignores_the_first_signal(
     assert eventually(lambda: is_running(child), within=1, becomes=False) is False
 
 
+def test_cancelling_ends_a_child_that_left_for_a_session_of_its_own_and_ignores_the_first_signal(
+    commands, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("flock.converge.commands.TERMINATION_GRACE", 0.3)
+    cancellation = Cancellation()
+
+    def cancel_when_it_runs():
+        eventually((tmp_path / "child").exists, within=5)
+        cancellation.cancel("somebody said so")
+
+    canceller = threading.Thread(target=cancel_when_it_runs)
+    canceller.start()
+    stubborn = "trap '' TERM; echo $$ > new; mv new child; while :; do sleep 0.1; done"
+    script = f'setsid sh -c "{stubborn}" & wait'.replace("$$", r"\$\$")
+
+    with pytest.raises(RunCancelled, match="somebody said so"):
+        commands.run(script, cwd=str(tmp_path), cancellation=cancellation)
+
+    canceller.join()
+    child = int((tmp_path / "child").read_text())
+    assert eventually(lambda: is_running(child), within=1, becomes=False) is False
+
+
 def test_a_cancelled_run_starts_no_command(commands, tmp_path):
     cancellation = Cancellation()
     cancellation.cancel("before")

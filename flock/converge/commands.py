@@ -1,7 +1,9 @@
 """Run commands that a run waits for, and that never outlive it by accident.
 
 A command gets its own session and process group. When the run is cancelled, or
-the command takes too long, the whole group gets SIGTERM and 3 s later SIGKILL.
+the command takes too long, the whole group gets SIGTERM and 3 s later SIGKILL,
+and so do its descendants that left the group (apt runs dpkg in a session of its
+own).
 When this process dies, however it dies, a small reaper process kills the
 groups: it holds the other end of a pipe and is told of each group before its
 command begins. (A parent-death signal would reach the direct child only, and
@@ -23,11 +25,14 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from flock.converge.cancellation import Cancellation
 from flock.converge.forks import in_children
 from flock.errors import CommandFailed, RunCancelled
+
+if TYPE_CHECKING:
+    import psutil
 
 TERMINATION_GRACE = 3.0
 """Seconds between SIGTERM and SIGKILL to a group that is to end."""
@@ -207,6 +212,7 @@ class _Conversation:
         self._kept: dict[str, bytearray] = {"stdout": bytearray(), "stderr": bytearray()}
         self._exited = False
         self._ending = False
+        self._strays: set[psutil.Process] = set()
         self._deadline = started + timeout if timeout is not None else None
 
     def hold(self, label: str) -> Completed:
@@ -290,9 +296,35 @@ class _Conversation:
         self._signal(signal.SIGTERM)
 
     def _signal(self, number: signal.Signals) -> None:
-        """Signal the whole group; its leader is not reaped yet, so the number is surely its."""
+        """Signal the whole group; its leader is not reaped yet, so the number is surely its.
+
+        Descendants that left the group are looked for before: when their
+        parents are gone nothing leads to them any more.
+        """
+        import psutil
+
+        for stray in self._descendants() | self._strays:
+            with contextlib.suppress(psutil.Error, OSError):
+                if os.getpgid(stray.pid) != self._process.pid:
+                    self._strays.add(stray)
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, number)
+        for stray in self._strays:
+            # Knows by its start whether the number is somebody else's by now.
+            with contextlib.suppress(psutil.Error):
+                stray.send_signal(number)
+
+    def _descendants(self) -> set[psutil.Process]:
+        """Return the processes below the command, and below those that left its group."""
+        import psutil
+
+        found: set[psutil.Process] = set()
+        with contextlib.suppress(psutil.Error):
+            found.update(psutil.Process(self._process.pid).children(recursive=True))
+        for stray in self._strays:
+            with contextlib.suppress(psutil.Error):
+                found.update(stray.children(recursive=True))
+        return found
 
     def _result(self, label: str) -> Completed:
         """Say how it ended; the process is reaped by the caller after the reaper forgot it."""
