@@ -13,6 +13,7 @@ A key is asked about at the handshake only, so whoever reads messages asks
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import threading
 import time
@@ -23,6 +24,7 @@ import zmq
 from zmq.utils import z85
 
 from flock.errors import RegistryError
+from flock.lanes import monitor_event
 from flock.timers import Timer, clock
 from registry.contract import Cancel, KeyRecord, Registry
 
@@ -36,6 +38,19 @@ _COME_BACK_WITHIN = 3.5  # seconds; a removed key must be cut off within 5
 _REFUSED_FOR = 1.0  # seconds a "no" is remembered
 _MAX_REFUSED = 10_000
 _LOOK_UPS = 4
+_LOG_AGAIN = 60.0  # seconds until the same failure is logged again
+
+FAILURES = zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+"""What `Admission.start` wants to hear of."""
+
+# Of two that disagree about encryption either may see it first, and hang up.
+_NO_ENCRYPTION = "it came without encryption, or broke off"
+_REASONS = {
+    int(zmq.PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH): _NO_ENCRYPTION,
+    errno.EPIPE: _NO_ENCRYPTION,
+    errno.ECONNRESET: _NO_ENCRYPTION,
+    int(zmq.PROTOCOL_ERROR_ZMTP_CRYPTOGRAPHIC): "it does not know our key",
+}
 
 
 class Admission:
@@ -71,12 +86,18 @@ class Admission:
         self._lock = threading.Lock()
         self._later: dict[bytes, Timer] = {}
         self._closed = False
+        self._quiet_until: dict[str, float] = {}
 
-    def start(self, removed: Callable[[bytes], None]) -> None:
+    def start(
+        self, removed: Callable[[bytes], None], failures: zmq.Socket[bytes] | None = None
+    ) -> None:
         """Begin to answer.
 
         Args:
             removed: called with a key (Z85) that was let in and is known no longer.
+            failures: the monitor (of `FAILURES`) of the socket that is knocked at:
+                who has no encryption never comes as far as to be asked about.
+                Closed at the end.
         """
         self._removed = removed
         handler = self._context.socket(zmq.ROUTER)
@@ -89,7 +110,10 @@ class Admission:
         self._answers.linger = 0
         self._answers.connect(_ANSWERS)
         self._thread = threading.Thread(
-            target=self._run, args=(handler, results), name="flock-admission", daemon=True
+            target=self._run,
+            args=(handler, results, failures),
+            name="flock-admission",
+            daemon=True,
         )
         self._thread.start()
 
@@ -111,11 +135,18 @@ class Admission:
         for cancel in list(self._watches.values()):
             cancel()
 
-    def _run(self, handler: zmq.Socket[bytes], results: zmq.Socket[bytes]) -> None:
+    def _run(
+        self,
+        handler: zmq.Socket[bytes],
+        results: zmq.Socket[bytes],
+        failures: zmq.Socket[bytes] | None,
+    ) -> None:
         poller = zmq.Poller()
+        if failures is not None:
+            poller.register(failures, zmq.POLLIN)
         poller.register(handler, zmq.POLLIN)
         poller.register(results, zmq.POLLIN)
-        with handler, results:
+        with handler, results, failures or contextlib.nullcontext():
             while True:
                 for socket, _ in poller.poll():
                     frames = socket.recv_multipart()
@@ -124,11 +155,25 @@ class Admission:
                             return
                         handler.send_multipart(frames)
                         continue
+                    if socket is failures:
+                        self._note_failure(frames)
+                        continue
                     try:
                         self._answer(handler, frames)
                     except Exception:
                         # One odd request must not end admission for everybody.
                         logger.exception("a handshake could not be judged")
+
+    def _note_failure(self, frames: list[bytes]) -> None:
+        """Log a handshake that failed before any key was shown: once a minute and reason."""
+        _, value = monitor_event(frames)
+        if value == errno.EAGAIN:
+            return  # it fell silent: a process that stands still, say
+        reason = _REASONS.get(value, "it did not speak as our processes do")
+        now = time.monotonic()
+        if now >= self._quiet_until.get(reason, 0.0):
+            self._quiet_until[reason] = now + _LOG_AGAIN
+            logger.warning("refused a connection: %s", reason)
 
     def _answer(self, handler: zmq.Socket[bytes], frames: list[bytes]) -> None:
         """Answer a request for a known key, or have it looked up."""

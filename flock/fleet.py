@@ -119,6 +119,7 @@ class Flock:
             pack_handle=points_at,
             make_handle=handle_maker(lambda: self, lambda: self._options),
             name_lost=self._on_name_lost,
+            rubbish_pause=loaded.rubbish_pause,
         )
         self._options = CallOptions(timeout=loaded.timeout)
         node.flock = self

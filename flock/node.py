@@ -20,7 +20,7 @@ import zmq
 
 from flock import __version__
 from flock.actor import Actor
-from flock.admission import DOMAIN, Admission
+from flock.admission import DOMAIN, FAILURES, Admission
 from flock.announcer import Announcer
 from flock.calls import Calls
 from flock.directory import Directory
@@ -135,6 +135,7 @@ class Node:
         pack_handle: PackHandle,
         make_handle: MakeHandle,
         name_lost: Callable[[PresenceRecord], None] | None = None,
+        rubbish_pause: float = 60.0,
     ) -> None:
         """Make it; nothing is opened yet.
 
@@ -152,6 +153,8 @@ class Node:
             make_handle: makes a handle of this process.
             name_lost: called if the name belongs to another generation after
                 an outage.
+            rubbish_pause: seconds that a key which keeps sending rubbish is
+                ignored; 0 for never.
 
         Raises:
             UsageError: a wrong name, or no encryption on more than loopback.
@@ -175,6 +178,7 @@ class Node:
         self._listen = listen
         self._advertise = advertise
         self._crypto = crypto
+        self._rubbish_pause = rubbish_pause
         self._keeps_key = keys is not None
         self._handles = (pack_handle, make_handle)
         self._codec = Codec(pack_handle, make_handle)
@@ -234,6 +238,7 @@ class Node:
                 heard_hello=self._heard_hello,
                 heard=self.take,
                 answered=self._answered,
+                ignore_for=self._rubbish_pause,
             )
             if self._crypto:
                 socket = self._reader.socket
@@ -255,7 +260,8 @@ class Node:
             )
             if self._admission is not None:
                 self._enter_key()
-                self._admission.start(self._key_removed)
+                failures = self._reader.socket.get_monitor_socket(FAILURES)
+                self._admission.start(self._key_removed, failures)
             self._reader.start()
         except BaseException:
             self._abandon()
@@ -289,7 +295,8 @@ class Node:
 
     def _abandon(self) -> None:
         """Undo an `open` that failed half way."""
-        for part in ("_admission", "_peers", "_reader"):
+        # The reader before who listens to its monitor: libzmq waits for one that is gone.
+        for part in ("_peers", "_reader", "_admission"):
             opened = getattr(self, part, None)
             if opened is not None:
                 opened.close()

@@ -99,6 +99,8 @@ class Settings:
         timeout: how long a call waits for its answer.
         session_timeout: how long a silent process keeps presence and locks in
             ZooKeeper.
+        rubbish_pause: how long a key that keeps sending what is no message of
+            ours is ignored; 0 for never.
         lock_delay: how long the next holder of a lock waits after an unclean
             end; None for the session timeout, at least 10.
         zookeeper_ca, zookeeper_cert, zookeeper_key: PEM files for TLS; the
@@ -133,6 +135,7 @@ class Settings:
     sensitive_attributes: tuple[str, ...] = ()
     timeout: float = 10.0
     session_timeout: float = 8.0
+    rubbish_pause: float = 60.0
     lock_delay: float | None = None
     zookeeper_ca: str | None = None
     zookeeper_cert: str | None = None
@@ -388,6 +391,7 @@ SETTINGS: Mapping[str, tuple[Reader, str]] = {
     "sensitive_attributes": (read_run_list, "a list of dotted paths as 'db.password'"),
     "timeout": (seconds(above=0), _POSITIVE),
     "session_timeout": (seconds(at_least=1), "a number of seconds, 1 or more"),
+    "rubbish_pause": (seconds(), _NOT_NEGATIVE),
     "lock_delay": (seconds(above=0), _POSITIVE),
     "zookeeper_ca": (read_path_text, "a file"),
     "zookeeper_cert": (read_path_text, "a file"),

@@ -80,6 +80,13 @@ class Notebook(Actor):
         return self.actor_urn
 
 
+class Stillborn(Notebook):
+    """Crashes each time it is started."""
+
+    def on_start(self) -> None:
+        raise RuntimeError("not today")
+
+
 class Survivor(Notebook):
     """Is told of the end of what it is linked to."""
 
@@ -313,6 +320,31 @@ def test_a_group_that_crashes_too_often_is_given_up(embedded_url: str) -> None:
         assert eventually(state, 10, becomes="given up") == "given up"
         with pytest.raises(ActorDead, match="given up"):
             book.read()
+
+
+def test_an_actor_that_never_starts_is_given_up_and_its_node_lives_and_says_so(
+    embedded_url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with (
+        node("here", embedded_url, tmp_path) as here,
+        node("there", embedded_url, tmp_path) as there,
+    ):
+        there.supervise(Notebook, name="book")
+        there.supervise(Stillborn, name="stillborn")
+
+        def row() -> dict[str, Any]:
+            rows = here["there"].describe_actors()
+            return next(row for row in rows if row["name"] == "stillborn")
+
+        # Five pauses that double from 0.1: it is over after 3 s.
+        assert eventually(lambda: row()["state"], within=15, becomes="given up") == "given up"
+        assert row()["error"] == "RuntimeError: not today"
+        with pytest.raises(ActorDead, match="given up") as caught:
+            here["there"]["stillborn"].who()
+        assert caught.value.may_have_run is False
+        assert "'stillborn'" in caplog.text
+        assert "given up" in caplog.text
+        assert here["there"]["book"].read() == []
 
 
 def test_a_pool_spreads_calls_over_its_actors(pair: tuple[Flock, Flock]) -> None:

@@ -379,6 +379,15 @@ def test_a_stranger_gets_nothing(start: Start, visitor: Flock, client: str) -> N
 
     assert visitor["there"]["target"].add(1, 1) == 2
     assert there.effects() == []
+    said = {
+        "foreign key": "refused a key from",
+        "no encryption": "refused a connection: it came without encryption",
+    }
+    if client in said:
+        # ZeroMQ tried again and again meanwhile.
+        line = said[client]
+        assert eventually(lambda: there.log.read_text().count(line), within=5.0, becomes=1) == 1
+        assert there.log.read_text().count("refused a") == 1
 
 
 def _all_from(raw: socket.socket) -> bytes:

@@ -604,6 +604,7 @@ def test_calls_into_a_full_inbox_are_refused_at_once(pair: Pair) -> None:
     gate = pair.folder / f"gate {secrets.token_hex(4)}"
     busy = other.work_until.future(str(gate))
 
+    memory = pair.process.do("kept")["kib"]
     futures = [other.add.future(number, 0) for number in range(12_000)]
     refused = eventually(
         lambda: [future for future in futures if future.is_ready()],
@@ -611,6 +612,7 @@ def test_calls_into_a_full_inbox_are_refused_at_once(pair: Pair) -> None:
         until=lambda ready: len(ready) >= 2000,
     )
     assert len(refused) >= 2000
+    assert pair.process.do("kept")["kib"] - memory < 32 * 1024
 
     assert not busy.is_ready()
     assert {type(future.error()).__name__ for future in refused} == {"OverloadedError"}
