@@ -39,6 +39,9 @@ PATIENCE = 3600.0
 SWEEP = 60.0
 """Seconds between two looks when nothing wakes it."""
 
+_END_WITHIN = 5.0
+"""Seconds in which an action that was ended is to be over; Python code that goes on is not."""
+
 _FIRST_PAUSE = 0.1
 _LONGEST_PAUSE = 10.0
 
@@ -147,7 +150,9 @@ class Receiver:
         self._stopped.set()
         self.wake()
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(_END_WITHIN)
+            if self._thread.is_alive():
+                logger.error("an action of a notice does not end and is left behind")
         for cancel in self._cancels:
             cancel()
         self._cancels = []

@@ -239,6 +239,41 @@ def test_stopping_cancels_what_takes_too_long(site):
     kitchen.stop()
 
 
+def test_a_run_in_python_code_that_goes_on_is_left_behind_when_the_kitchen_stops(
+    site, monkeypatch, caplog
+):
+    monkeypatch.setattr("flock.converge.run_queue.LAST_GRACE", 0.2)
+    site.recipe("""
+        from flock.recipe import here
+        python_block('x', code=here.wait).notifies('write', 'log[y]')
+        log('y', action='nothing')
+    """)
+    here = threading.Event()
+    heard: list[str] = []
+    kitchen = site.kitchen(
+        words={"here": here},
+        exception_handlers=[lambda report: heard.append(report["state"])],
+    )
+    run = kitchen.order_run("x")
+    assert eventually(lambda: kitchen.status()["number"], within=5)
+
+    kitchen.stop(timeout=0.1)
+    kitchen.stop(timeout=60)  # twice is harmless, and waits for nobody
+
+    report = run.wait(0)
+    assert (report["state"], heard) == ("cancelled", ["cancelled"])
+    assert "the node is leaving; it did not end within 0.2 s and is left behind" in report["error"]
+    assert "is it in Python code?" in caplog.text
+    assert kitchen.last_run() == report
+    with pytest.raises(BusyError, match="is leaving"):
+        kitchen.order_run("y")
+    here.set()
+    worker = next(each for each in threading.enumerate() if each.name == "kitchen-bender0")
+    worker.join(5)
+    assert not worker.is_alive()
+    assert (kitchen.last_run(), heard) == (report, ["cancelled"])
+
+
 def test_a_failed_run_settles_and_the_next_one_runs(site):
     path = site.recipe("1 / 0")
     kitchen = site.kitchen()

@@ -272,7 +272,7 @@ class Kitchen:
             report = run.wait()
         except KeyboardInterrupt:
             self.cancel(run.run_id, reason="interrupted")
-            run.wait()
+            self._queue.await_end(run)
             raise
         assert report is not None
         return report
@@ -386,7 +386,8 @@ class Kitchen:
         """Leave: the run stops at its next boundary, and is cancelled after `timeout` seconds.
 
         Orders are refused from now on, and a queued run is cancelled. Returns
-        when nothing runs any more; twice is harmless.
+        when nothing runs any more, or after 10 s more: what is in Python code that
+        goes on is left to the end of the process. Twice is harmless.
         """
         self._queue.stop(timeout)
         self._cook.close()

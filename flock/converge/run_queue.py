@@ -25,6 +25,10 @@ log = logging.getLogger("flock.converge")
 LOCK_PAUSE = 0.2
 """Seconds between two tries for a run lock that another process holds."""
 
+LAST_GRACE = 10.0
+"""Seconds in which what was cancelled is to end. Commands and waits do within 5; Python code of
+a recipe that goes on and asks nobody can only be left behind."""
+
 _LEAVING = "the node is leaving"
 
 
@@ -62,6 +66,8 @@ class RunQueue:
         self._wake = threading.Event()
         self._lock_released = threading.Condition(self._lock)
         self._deeds: set[Cancellation] = set()
+        self._ending: Run | None = None
+        self._given_up: Run | None = None
 
     @property
     def runs(self) -> tuple[Run | None, Run | None]:
@@ -182,6 +188,24 @@ class RunQueue:
             self._finish(run, "cancelled", reason)
         return run
 
+    def await_end(self, run: Run) -> None:
+        """Wait for the end of a run that was cancelled; one that does not end is given up.
+
+        It is over then for everybody but its own thread, and nothing else can
+        run here: for a process that leaves.
+        """
+        if run.wait(LAST_GRACE) is not None:
+            return
+        with self._lock:
+            if run is not self._running or run is self._ending:
+                return
+            self._given_up = run
+        number = f"{LAST_GRACE:g}"
+        error = f"{run.cancellation.reason}; it did not end within {number} s and is left behind"
+        log.error("%s: run %s: %s: is it in Python code?", self.name, run.run_id, error)
+        self._maker.keep(run, "cancelled", error)
+        self._maker.announce(run)
+
     def stop(self, timeout: float) -> None:
         """Take no more orders and end what goes on: at its boundary, after `timeout` at once."""
         deadline = time.monotonic() + timeout
@@ -197,10 +221,13 @@ class RunQueue:
             running.cancellation.stop(_LEAVING)
         self._wake.set()
         if worker is not None and worker is not threading.current_thread():
-            worker.join(timeout)
+            if running is None or running is not self._given_up:
+                worker.join(timeout)
             if worker.is_alive() and running is not None:
                 running.cancel(_LEAVING)
-                worker.join()
+                self.await_end(running)
+                if running is not self._given_up:
+                    worker.join()
         with self._lock:
             self._lock_released.wait_for(
                 lambda: not self._deeds, max(0.0, deadline - time.monotonic())
@@ -209,7 +236,8 @@ class RunQueue:
         for deed in deeds:
             deed.cancel(_LEAVING)
         with self._lock:
-            self._lock_released.wait_for(lambda: not self._deeds)
+            if not self._lock_released.wait_for(lambda: not self._deeds, LAST_GRACE):
+                log.error("%s: an action does not end and is left behind", self.name)
 
     def _refuse_if_leaving(self) -> None:
         """Take no order when the node is going."""
@@ -272,9 +300,15 @@ class RunQueue:
 
     def _finish(self, run: Run, state: RunState, error: str | None) -> None:
         """End a run: keep its report, be idle again, tell everybody, in this order."""
-        self._maker.keep(run, state, error)
+        with self._lock:
+            is_told = run is self._given_up
+            if not is_told:
+                self._ending = run
+        if not is_told:
+            self._maker.keep(run, state, error)
         with self._lock:
             if self._running is run:
                 self._running = None
                 self._release_run_lock()
-        self._maker.announce(run)
+        if not is_told:
+            self._maker.announce(run)

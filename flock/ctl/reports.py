@@ -13,10 +13,10 @@ def summary(report: Mapping[str, Any]) -> str:
     rows = report["resources"]
     counts = {state: sum(row["state"] == state for row in rows) for state in ("changed", "failed")}
     would = "would change" if report["why_run"] else "changed"
-    if rows or report["state"] == "ok":
-        parts = [report["state"], f"{counts['changed']} of {len(rows)} {would}"]
+    if report["state"] == "failed" and not rows:
+        parts = ["failed", "nothing was done"]
     else:
-        parts = [report["state"], "nothing was done"]
+        parts = [report["state"], f"{counts['changed']} of {len(rows)} {would}"]
     if counts["failed"]:
         ignored = " and ignored" if report["state"] == "ok" else ""
         parts.append(f"{counts['failed']} failed{ignored}")

@@ -462,6 +462,31 @@ def test_a_node_that_leaves_in_its_run_says_that_the_run_was_cancelled(alone):
     assert (ended.code, ended.value[0]["state"]) == (1, "cancelled")
 
 
+def test_a_node_leaves_although_python_code_of_its_recipe_goes_on_for_ever(alone):
+    alone.recipe(
+        "default",
+        """
+        from flock.recipe import python_block
+        import time
+        def forever():
+            open('{here}/begun', 'w').close()
+            while True:
+                time.sleep(0.1)
+        python_block('x', code=forever)
+        """,
+    )
+    node = alone.node("bender0", "--run-list", "recipe[cb]", "--stop-timeout", "0")
+    run = alone.start("run", "bender0", "--json")
+    assert eventually((alone.folder / "begun").exists, within=20)
+
+    ended_node = node.end(signal.SIGTERM, within=40)
+    ended = run.ended()
+
+    assert ended_node.code == 0, ended_node.err
+    assert "did not end within 10 s and is left behind" in ended_node.err
+    assert (ended.code, ended.value[0]["state"]) == (1, "cancelled")
+
+
 def test_progress_is_drawn_on_a_terminal_only(shared):
     terminal, ours = pty.openpty()
     with contextlib.closing(os.fdopen(terminal, "rb", buffering=0)) as screen:
