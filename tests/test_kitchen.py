@@ -840,3 +840,30 @@ def test_a_state_folder_that_cannot_be_locked_is_one_clear_error(site):
         kitchen.order_run("x")
 
     assert not kitchen.active()
+
+
+def test_what_a_notified_action_writes_into_normal_attributes_lasts_and_nothing_else_of_it(site):
+    site.recipe("""
+        node.normal['seen']['gone'] = 1
+
+        def count():
+            node.normal['seen']['times'] = node.read('seen.times', 0) + 1
+            node.normal['db']['password'] = 'geheim'
+            del node.normal['seen']['gone']
+
+        python_block('count', code=count, action='nothing')
+    """)
+    kitchen = site.kitchen(sensitive_attributes=["db.password"])
+    assert kitchen.converge("the test")["state"] == "ok"
+    site.recipe("node.normal['other'] = 'newer'", "cb::other")
+    assert kitchen.converge("x", override_run_list=["cb::other"])["state"] == "ok"
+
+    assert kitchen.act("python_block[count]", "run", "bender1")["state"] == "ok"
+
+    kept = site._journals[0].recall("normal_attributes")
+    assert kept == {"seen": {"times": 1}, "db": {}, "other": "newer"}
+    kitchen.stop()
+    site.recipe("file('{here}/password', content=node.read('db.password'))")
+    again = site.kitchen(sensitive_attributes=["db.password"])
+    assert again.converge("the test")["state"] == "ok"
+    assert site.text("password") == "geheim"

@@ -235,6 +235,21 @@ def with_values(
     return copied
 
 
+def changed_values(
+    before: Mapping[str, Any], after: Mapping[str, Any], path: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]:
+    """Return what leads from one table to another: each a path and values for `with_values`."""
+    here: dict[str, Any] = dict.fromkeys(key for key in before if key not in after)
+    for key, value in after.items():
+        old = before.get(key)
+        if isinstance(value, Mapping) and isinstance(old, Mapping):
+            yield from changed_values(old, value, (*path, key))
+        elif key not in before or value != old:
+            here[key] = value
+    if here:
+        yield path, here
+
+
 def look_up(attributes: Mapping[str, Any], path: str | None) -> Any:
     """Return what stands at a dotted path of keys and indices; everything without a path.
 

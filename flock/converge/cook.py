@@ -225,6 +225,7 @@ class Cook:
         if standing is None or found is None:
             raise UsageError(f"{self._node.name} has no resource {resource} that can {action}")
         run.report.begin()
+        before = self._node.normal(standing.attributes)
 
         def deed() -> None:
             locks = self._new_locks(run)
@@ -232,8 +233,14 @@ class Cook:
             with standing.active(), washing_with(washing), self._around(run), _held(locks):
                 self._new_runner(run, standing, locks).act_alone(found, action, trail)
 
+        def keep() -> None:
+            self._node.save_changes(standing.attributes, before, self.node_object())
+
         with self._working(run):
             outcome = self._outcome(run, deed)
+            kept = self._outcome(run, keep)
+        if outcome[0] == "ok":
+            outcome = kept
         if self._outbound is not None:
             run.report.notices += self._outbound.run_over(run.run_id, complete=False)
         run.report.end(*outcome)

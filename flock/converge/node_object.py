@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from flock.converge.attributes import Attributes, merge_onto, only, plain, without
+from flock.converge.attributes import Attributes, changed_values, merge_onto, only, plain, without
 from flock.converge.cancellation import Cancellation
 from flock.converge.node_store import NodeStore
 from flock.errors import DocumentTooLarge, RecipeError
@@ -116,6 +116,29 @@ class NodeObject:
         """
         self._store.save_values(data, path, values)
         attributes.set_normal(path, values)
+
+    def normal(self, attributes: Attributes) -> dict[str, Any]:
+        """Return a copy of the normal attributes, to be told apart from later ones."""
+        copied: dict[str, Any] = plain(attributes.levels["normal"], "normal")
+        return copied
+
+    def save_changes(
+        self, attributes: Attributes, before: Mapping[str, Any], data: dict[str, Any]
+    ) -> None:
+        """Keep what changed in the normal attributes since `before`, and nothing else of them.
+
+        For deeds between runs: what they began with may be older than what stands.
+
+        Raises:
+            FlockError: the journal or the store could not keep it.
+        """
+        after = self.normal(attributes)
+        if only(before, self._sensitive) != only(after, self._sensitive):
+            self._journal.remember(_SENSITIVE_FACT, only(after, self._sensitive))
+        was, now = without(before, self._sensitive), without(after, self._sensitive)
+        with _named(attributes):
+            for path, values in changed_values(was, now):
+                self._store.save_values(data, path, values)
 
 
 @contextmanager
