@@ -59,10 +59,10 @@ class DishesDishProvider(Provider[DishesDish]):
         is_recipe = same_name(wanted.name, wanted.recipe)
         name = standing.name if standing else wanted.recipe if is_recipe else wanted.name
         dish = Dish(name, wanted.recipe, wanted.wash_recipe, wanted.sink)
-        dish = washer.wanted(dish, wanted.where)
+        dish = washer.wanted(dish, "")  # the place is said with the resource
         if dish != standing:
             text = f"use dish {dish.name}: wash {dish.recipe} by {dish.wash_recipe} in {dish.sink}"
-            yield Change(text, lambda: washer.use(dish, wanted.where))
+            yield Change(text, lambda: washer.use(dish, ""))
         elif not washer.is_kept(dish):
             # The record is right: only the copy is lost, as with a new state folder.
             yield Change(f"keep the cookbooks of {dish.wash_recipe}", lambda: _again(washer, dish))
