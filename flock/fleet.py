@@ -183,7 +183,10 @@ class Flock:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, lambda *_: self._stopped.set())
-        self._stopped.wait()
+        # A process that is stopped and goes on may take a signal on any thread; Python handles
+        # it when the main one wakes.
+        while not self._stopped.wait(1.0):
+            pass
         self.close()
         if self._lost is not None:
             raise NameTaken(self._lost.name, self._lost.whereabouts())

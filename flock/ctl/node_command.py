@@ -104,7 +104,7 @@ def serve(line: CommandLine, signals: StopSignals) -> None:
                 extra={"event": "ready", "node": me.identity.name, "address": me.address},
             )
             tell_systemd(f"READY=1\nSTATUS={me.identity.name} at {me.address}")
-        signals.came.wait()
+        signals.wait()
         logger.info("leaving: %s", signals.name or "told so", extra={"event": "stopping"})
         tell_systemd("STOPPING=1")
     finally:

@@ -21,6 +21,9 @@ from types import FrameType
 OURS = ("flock", "registry", "actors")
 """Loggers of this project; other libraries are heard from their warnings on."""
 
+_WAKE_EVERY = 1.0
+"""Seconds that a signal waits at most which another thread than the main one took."""
+
 _SAID_BY_LOGGING = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
@@ -105,6 +108,16 @@ class StopSignals:
         self.name = ""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._take)
+
+    def wait(self) -> None:
+        """Wait until one came; on the main thread.
+
+        A process that is stopped and goes on may take a signal on any of its
+        threads, and Python handles it when the main thread wakes: so it does,
+        now and then.
+        """
+        while not self.came.wait(_WAKE_EVERY):
+            pass
 
     def _take(self, number: int, _: FrameType | None) -> None:
         self.name = signal.Signals(number).name

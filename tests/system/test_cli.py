@@ -287,6 +287,47 @@ def test_a_registry_that_is_not_there_is_named_within_three_seconds(tmp_path):
             assert took < 3.0 + 1.5
 
 
+def test_a_wrong_password_is_told_in_one_line_that_does_not_hold_it(
+    zookeeper_hosts, zookeeper_url, tmp_path
+):
+    root = zookeeper_url.rpartition("/")[2]
+    right, wrong = (f"zookeeper://us:{word}@{zookeeper_hosts}/{root}" for word in ("s3cr", "0th3r"))
+    with flockctl_on(right, tmp_path) as flockctl:
+        assert flockctl("nodes").code == 0  # whoever is first has it
+        own = ("--name", "fry", "--state-dir", str(tmp_path / "fry"))
+        for words in (
+            ("nodes",),
+            ("actors", "bender0"),
+            ("run", "bender0"),
+            ("dishes", "bender0"),
+            ("converge", *own),
+            ("node", *own),
+        ):
+            ended = flockctl(*words, "--registry", wrong)
+            assert (ended.code, ended.out) == (7, ""), words
+            assert "wrong user or password" in ended.err
+            assert len(ended.err.splitlines()) == 1
+            assert "0th3r" not in ended.err
+        assert flockctl("nodes", "--registry", wrong, "--json").value["error"]["exit_code"] == 7
+
+
+def test_a_node_that_is_silent_is_named_in_time(flockctl):
+    node = flockctl.node("bender0")
+    node.process.send_signal(signal.SIGSTOP)
+    try:
+        for words in (("call", "bender0", "info", "about"), ("actors", "bender0")):
+            ended = flockctl(*words, "--timeout", "2", "--json")
+            assert ended.code == 4, ended.err
+            assert "bender0" in ended.err and len(ended.err.splitlines()) == 1
+            assert ended.value["error"]["exit_code"] == 4
+        run = flockctl("run", "bender0", "--timeout", "2", "--json")
+        assert (run.code, run.value[0]["node"], run.value[0]["report"]) == (4, "bender0", None)
+        assert "bender0" in run.err
+    finally:
+        node.process.send_signal(signal.SIGCONT)
+    assert node.end(signal.SIGTERM).code == 0
+
+
 def test_a_settings_file_that_others_can_write_is_refused(shared, tmp_path):
     file = tmp_path / "flock.toml"
     file.write_text("timeout = 3\n")

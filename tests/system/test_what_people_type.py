@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import textwrap
@@ -266,6 +267,9 @@ def test_own_actors_serve_as_the_manual_shows(registry_url, tmp_path):
             assert itchy.stdout.readline() == "ready\n"
             assert command("call", "itchy", "itchy", "fight", "scratchy").out == "scratchy lost\n"
         finally:
+            # As a shell ends a job that was stopped: any thread may take the signal then.
+            itchy.send_signal(signal.SIGSTOP)
             itchy.terminate()
+            itchy.send_signal(signal.SIGCONT)
             assert itchy.wait(20) == 0
             itchy.stdout.close()
