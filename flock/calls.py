@@ -153,6 +153,7 @@ class Calls:
         self._ids = itertools.count(1)
         self._open: dict[int, CallFuture] = {}
         self._timed = threading.Event()
+        self._is_timing = False
         self._closed = False
         self._closing = threading.Event()
         self._watchman: threading.Thread | None = None
@@ -176,7 +177,7 @@ class Calls:
                 method may have run.
             Exception: what the method raised.
         """
-        future = self._send(peer, actor, method, args, kwargs, options, urgent=True)
+        future = self._send(CALL, peer, actor, method, (method, args, kwargs), options, True)
         is_late = not future.wait(options.timeout)
         # A promise of a later answer may have lifted the deadline meanwhile.
         if is_late and not future.is_lifted and self._open.pop(future.call_id, None) is not None:
@@ -198,9 +199,8 @@ class Calls:
             CallError: it could not be sent; whatever happens later comes out
                 of the future.
         """
-        future = self._send(peer, actor, method, args, kwargs, options, urgent=False)
+        future = self._send(CALL, peer, actor, method, (method, args, kwargs), options, False)
         future.before_wait = peer.flush
-        self._limit(future)
         return future
 
     def tell(
@@ -232,47 +232,49 @@ class Calls:
 
     def _send(
         self,
+        kind: int,
         peer: Peer,
         actor: str,
-        method: str,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
+        title: str,
+        work: tuple[Any, ...],
         options: CallOptions,
-        *,
-        urgent: bool,
+        is_waited_for: bool,
     ) -> CallFuture:
+        """Send a CALL or a BATCH.
+
+        Args:
+            kind: which.
+            peer: the node.
+            actor: the actor.
+            title: the method, for messages.
+            work: the fields of the message between the actor and the seconds.
+            options: the call's.
+            is_waited_for: its thread waits at once, so the call leaves at once
+                and nobody else need watch its deadline.
+        """
         call_id = next(self._ids)
         timeout = options.timeout
         chain = self._chain(call_id) if current.actor is not None or current.chain else ()
-        message = self._codec.encode(
-            (CALL, call_id, actor, method, args, kwargs, timeout, chain, options.under)
-        )
-        if kwargs or not SCALAR_TYPES.issuperset(map(type, args)):
+        message = self._codec.encode((kind, call_id, actor, *work, timeout, chain, options.under))
+        if kind == CALL and (work[2] or not SCALAR_TYPES.issuperset(map(type, work[1]))):
             # After it was encoded: what nests without end was refused by that.
-            self._codec.check_arguments(args, kwargs)
-        future = CallFuture(call_id, peer, actor, method, options)
-        if timeout is not None and not urgent:
+            self._codec.check_arguments(work[1], work[2])
+        future = CallFuture(call_id, peer, actor, title, options)
+        if timeout is not None and not is_waited_for:
             # Set before it is sent: a promise of a later answer may lift it at once.
             future.deadline = time.monotonic() + timeout
-        self._enter(future, message, urgent=urgent)
-        return future
-
-    def _enter(self, future: CallFuture, message: bytes, *, urgent: bool) -> None:
-        """Send a call; it is in the table first, as the answer can be faster than we are."""
-        call_id = future.call_id
+        # In the table before it is sent: the answer can be faster than we are.
         self._open[call_id] = future
         try:
             if self._closed:
                 raise CallCancelled(f"{future.label}: this flock is closed", may_have_run=False)
-            future.peer.send(message, urgent=urgent)
+            peer.send(message, urgent=is_waited_for or kind == BATCH)
         except BaseException:
             self._open.pop(call_id, None)
             raise
-
-    def _limit(self, future: CallFuture) -> None:
-        """Have a future end at its deadline, whether or not somebody waits for it."""
-        if future.deadline is not None and not self._timed.is_set():
+        if not (is_waited_for or self._is_timing or timeout is None):
             self._watch_deadlines()
+        return future
 
     def _chain(self, call_id: int) -> tuple[Any, ...]:
         actor = current.actor
@@ -295,21 +297,14 @@ class Calls:
             calls: `[method, args, kwargs]` of each.
             options: for the batch as a whole.
         """
-        call_id = next(self._ids)
         for number, (_, args, kwargs) in enumerate(calls):
             try:
                 self._codec.check_arguments(args, kwargs)
             except EncodeError as error:
                 raise EncodeError(f"call {number}: {error}") from None
-        message = self._codec.encode(
-            (BATCH, call_id, actor, calls, options.timeout, self._chain(call_id), options.under)
-        )
-        future = CallFuture(call_id, peer, actor, f"batch of {len(calls)}", options)
-        if options.timeout is not None:
-            future.deadline = time.monotonic() + options.timeout
-        self._enter(future, message, urgent=True)
+        title = f"batch of {len(calls)}"
+        future = self._send(BATCH, peer, actor, title, (calls,), options, False)
         future.before_wait = peer.flush
-        self._limit(future)
         return future
 
     def probe(self, call_id: int, path: Chain) -> None:
@@ -419,8 +414,8 @@ class Calls:
 
     def _watch_deadlines(self) -> None:
         """See to it that futures nobody waits for end at their deadline, too."""
-        if not self._timed.is_set():
-            self._timed.set()
+        self._is_timing = True
+        self._timed.set()
         if self._watchman is None:
             with self._watchman_lock:
                 if not self._has_watchman() and not self._closed:
@@ -436,6 +431,7 @@ class Calls:
         while not self._closing.is_set():
             self._timed.wait()
             self._timed.clear()
+            self._is_timing = False
             # Sleeps on `_timed` again only when no call with a deadline is open.
             while self._open and not self._closing.is_set():
                 now = time.monotonic()

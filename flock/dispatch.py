@@ -195,8 +195,8 @@ class Dispatcher:
                 self._codec.check_value(value, "the answer")
         except Exception as error:  # noqa: BLE001 - a value may be of any class, with any code
             self.reply_failure(peer, call_id, ReplyTooLarge(f"the method ran, but {error}"))
-            return
-        self._send(peer, call_id, message, urgent=urgent)
+        else:
+            self._send(peer, call_id, message, urgent=urgent)
 
     def reply_failure(
         self, peer: Any, call_id: int, error: BaseException, *, has_run: bool = False
