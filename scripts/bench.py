@@ -14,6 +14,7 @@ import contextlib
 import importlib.util
 import os
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -28,6 +29,7 @@ import bench_peers
 import psutil
 from bench_calls import (
     PAYLOADS,
+    Echo,
     Ours,
     Raw,
     alternate,
@@ -134,6 +136,60 @@ def percentiles(ours: Ours, curve: Ours) -> None:
             taken.append((time.perf_counter() - started) * 1e6)
         taken.sort()
         print(f"  {name:14} median {statistics.median(taken):8,.0f}   p99 {taken[2970]:8,.0f}")
+
+
+PEERS = 50
+
+
+def serve_peers(folder: str, first: int, last: int) -> None:
+    """Be the nodes `peer-FIRST` to `peer-LAST`, in one process, until standard input ends."""
+    nodes = [Flock(name=f"peer-{n}", registry=f"embedded:{folder}") for n in range(first, last + 1)]
+    for node in nodes:
+        node.start().supervise(Echo, name="echo")
+    print(os.getpid(), flush=True)
+    sys.stdin.read()
+    for node in nodes:
+        node.close()
+
+
+def isolation(folder: str, rounds: int) -> None:
+    """Print what calls to 49 peers cost while the fiftieth is frozen, and while it lives.
+
+    While it is frozen, twenty calls to it are open.
+    """
+    arguments = ("--folder", f"{folder}/peers")
+    last = str(PEERS)
+    with (
+        server("--serve", "peers", "--peers", "1", str(PEERS - 1), *arguments, script=__file__),
+        server("--serve", "peers", "--peers", last, last, *arguments, script=__file__) as pid,
+        Flock(registry=f"embedded:{folder}/peers") as client,
+    ):
+        lively = [client[f"peer-{n}"]["echo"].echo for n in range(1, PEERS)]
+        frozen = client[f"peer-{PEERS}"]["echo"].echo
+        taken: dict[str, list[float]] = {"all alive": [], "one frozen": []}
+        for number in range(2 * rounds + 1):
+            case = "one frozen" if number % 2 else "all alive"
+            os.kill(int(pid), signal.SIGSTOP if number % 2 else signal.SIGCONT)
+            if number % 2:
+                _ = [frozen.future(b"x") for _ in range(20)]
+            else:
+                frozen(b"x")
+            single = []
+            for call in lively * 4:
+                started = time.perf_counter()
+                call(b"x" * 10)
+                single.append((time.perf_counter() - started) * 1e6)
+            if number:  # the first round opens the lanes
+                taken[case] += single
+        os.kill(int(pid), signal.SIGCONT)
+    print(f"\ncalls to {PEERS - 1} peers in turn, CURVE (us)")
+    medians = {}
+    for case, times in taken.items():
+        times.sort()
+        medians[case] = statistics.median(times)
+        worst = times[len(times) * 99 // 100]
+        print(f"  {case:14} median {medians[case]:8,.0f}   p99 {worst:8,.0f}")
+    print(f"  one frozen against all alive: {medians['one frozen'] / medians['all alive']:.2f}x")
 
 
 def costs(folder: str) -> None:
@@ -246,6 +302,7 @@ def run(rounds: int) -> None:
                 clients[name] = bench_peers.CLIENTS[name](where)
             table(clients, rounds)
             percentiles(clients[OURS], clients[CURVE])
+            isolation(folder, rounds)
         costs(folder)
     finally:
         shutil.rmtree(folder)
@@ -257,11 +314,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9, help="chunks of each kind (9)")
     parser.add_argument("--serve", help=argparse.SUPPRESS)
     parser.add_argument("--folder", help=argparse.SUPPRESS)
+    parser.add_argument("--peers", type=int, nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve == "raw":
         serve_raw()
     elif options.serve in ("plain", "curve"):
         serve_flock(options.folder, options.serve == "curve")
+    elif options.serve == "peers":
+        serve_peers(options.folder, *options.peers)
     elif options.serve:
         bench_peers.SERVERS[options.serve]()
     else:
