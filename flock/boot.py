@@ -271,7 +271,10 @@ class StateFolder:
         self.path = path
         self._lock: int | None = None
         try:
-            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            # One by one: `parents=True` makes those above with everybody's rights, and
+            # the embedded registry's folder may be among them.
+            for missing in reversed([each for each in (path, *path.parents) if not each.exists()]):
+                missing.mkdir(mode=0o700, exist_ok=True)
             if not os.access(path, os.W_OK | os.X_OK):
                 raise PermissionError(13, "it is not writable")
         except OSError as error:

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from flock import Flock
+from flock.boot import StateFolder
 from registry.contract import (
     KeyRecord,
     LockOwner,
@@ -440,3 +442,14 @@ def test_whoever_is_killed_at_whatever_moment_harms_neither_lock_nor_data(
     assert registry.locks() == []
     with contextlib.closing(sqlite3.connect(folder / "registry.sqlite")) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+def test_a_state_folder_that_comes_before_the_registry_keeps_its_folder_private(
+    embedded_url, short_path
+):
+    # `flockctl node` reads its keys, in the registry's folder, before it opens the registry.
+    StateFolder(short_path / "registry" / "state" / "bender0")
+    for folder in ("registry", "registry/state", "registry/state/bender0"):
+        assert (short_path / folder).stat().st_mode & 0o777 == 0o700
+    with Flock(registry=embedded_url) as visitor:
+        assert list(visitor) == []
