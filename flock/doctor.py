@@ -7,6 +7,7 @@ to mend.
 
 from __future__ import annotations
 
+import math
 import resource
 import secrets
 import socket
@@ -169,7 +170,11 @@ def writable(registry: Registry) -> tuple[Finding, int]:
 def _file_limit_here(peers: int) -> Finding:
     raise_file_limit()
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    return file_limit("file limit", limit, FILES_BESIDE + FILES_PER_PEER * peers, f"{peers} nodes")
+    return file_limit("file limit", limit, FILES_BESIDE + FILES_PER_PEER * peers, _nodes(peers))
+
+
+def _nodes(count: int) -> str:
+    return "1 node" if count == 1 else f"{count} nodes"
 
 
 def file_limit(check: str, limit: int, needed: int, what_for: str) -> Finding:
@@ -306,7 +311,8 @@ def clock(check: str, there: float, before: float, after: float) -> Finding:
     # It was read at some moment between the two: only what lies outside is a difference.
     difference = there - min(max(there, before), after)
     if abs(difference) <= MOST_CLOCK_DIFFERENCE:
-        return Finding(check, f"differs by less than {abs(difference) + after - before:.1f} s")
+        at_most = max(0.1, math.ceil(10 * (abs(difference) + after - before)) / 10)
+        return Finding(check, f"differs by {at_most:.1f} s at most")
     ahead = "ahead of" if difference > 0 else "behind"
     mend = "keep both clocks with NTP: timedatectl set-ntp true"
     return Finding(check, f"{abs(difference):.1f} s {ahead} ours", mend, 1)
@@ -321,7 +327,7 @@ def _file_limit_there(fleet: Flock, name: str) -> Finding:
     except (FlockError, KeyError) as error:
         return _failed(check, error, f"does {name} run the same version?")
     needed = max(FILES_BESIDE + FILES_PER_PEER * peers, used + used // 5)
-    return file_limit(check, limit, needed, f"{peers} nodes, {used} are open")
+    return file_limit(check, limit, needed, f"{_nodes(peers)}, {used} are open")
 
 
 def _failed(check: str, error: Exception, mend: str) -> Finding:

@@ -244,6 +244,10 @@ def test_the_time_of_the_question_itself_is_no_difference(there, is_ok):
     assert clock("clock", there, before=100.0, after=106.0).ok is is_ok
 
 
+def test_a_difference_is_never_said_to_be_none_at_all():
+    assert clock("clock", 100.0, before=100.0, after=100.01).found == "differs by 0.1 s at most"
+
+
 def test_a_node_that_runs_out_of_files_is_named(visitor, monkeypatch):
     monkeypatch.setattr(actors.info, "_files_limit", lambda: 100)
     found = finding(examine_node(visitor, "bender0"), "bender0 file limit")
