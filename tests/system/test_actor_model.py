@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -71,6 +73,9 @@ class Notebook(Actor):
     def call_after_meeting(self, other: Any, meeting: str) -> Any:
         wait_for_both(meeting)
         return other.options(timeout=20).add(1, 1)
+
+    def call_along(self, way: list[Any]) -> str:
+        return str(way[0].call_along(way[1:])) if way else "the end"
 
     def hold(self, meeting: str) -> str:
         wait_for_both(meeting)
@@ -395,6 +400,47 @@ def test_two_chains_of_calls_that_cross_are_named(pair: tuple[Flock, Flock]) -> 
     assert "there/two" in str(circle)
     # One gave way, so the other got its answer.
     assert 2 in ends or all(isinstance(end, DeadlockError) for end in ends)
+
+
+def test_a_circle_over_any_number_of_nodes_is_refused_at_once_and_named(
+    embedded_url: str, tmp_path: Path
+) -> None:
+    names = ["n1", "n2", "n3", "n4"]
+    with contextlib.ExitStack() as stack:
+        nodes = [stack.enter_context(node(name, embedded_url, tmp_path)) for name in names]
+        for each in nodes:
+            each.supervise(Notebook, name="a")
+        proxies = [nodes[0][name]["a"] for name in names]
+
+        began = time.monotonic()
+        with pytest.raises(DeadlockError) as caught:
+            proxies[0].call_along([*proxies[1:], proxies[0]])
+        assert time.monotonic() - began < 5.0
+        assert "n1/a -> n2/a -> n3/a -> n4/a -> n1/a" in str(caught.value)
+        # Without the circle the same way is no deadlock.
+        assert proxies[0].call_along(proxies[1:]) == "the end"
+
+
+def test_three_chains_of_calls_that_cross_are_named(embedded_url: str, tmp_path: Path) -> None:
+    names = ["n1", "n2", "n3"]
+    with contextlib.ExitStack() as stack:
+        nodes = [stack.enter_context(node(name, embedded_url, tmp_path)) for name in names]
+        for each in nodes:
+            each.supervise(Notebook, name="a")
+        proxies = [nodes[0][name]["a"] for name in names]
+        _meetings["three"] = threading.Barrier(3)
+        futures = [
+            proxy.call_after_meeting.future(proxies[(number + 1) % 3], "three")
+            for number, proxy in enumerate(proxies)
+        ]
+        ends = [outcome(future) for future in futures]
+
+        circles = [end for end in ends if isinstance(end, DeadlockError)]
+        assert circles
+        for name in names:
+            assert f"{name}/a" in str(circles[0])
+        # One gave way, so those who waited for it got their answers.
+        assert 2 in ends or len(circles) == 3
 
 
 def links_of(fleet: Flock, name: str) -> dict[Any, Any]:
