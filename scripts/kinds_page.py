@@ -32,7 +32,8 @@ nothing to do. The kinds that run another engine ask that engine, in its own dry
 do.
 
 What binds a resource to others is a method: `notifies`, `subscribes`, `remote_notifies`,
-`remote_subscribes`, `only_if`, `not_if`, `wait_until`, `wait_while`, `under_lock`.
+`remote_subscribes`, `only_if`, `not_if`, `wait_until` and `wait_while` ([waits](waits.md)),
+`under_lock` ([locks](locks.md)).
 
 """
 

@@ -27,6 +27,15 @@ LONG = 45.0
 """Seconds for what takes one at most on a machine that does nothing else."""
 
 
+DEFAULT = """
+execute('begin', command='true')
+execute('deed', command='true', action='nothing').under_lock('of a deed').notifies(
+    'write', 'log[deed]', 'immediately')
+log('deed', action='nothing').wait_while(
+    lambda: FlockOfChefs['bender0']['flock_api'].active(), pause=80, timeout=80)
+"""
+
+
 @pytest.fixture(scope="module", params=["embedded", "zookeeper"])
 def nodes(request: pytest.FixtureRequest) -> Iterator[Flockctl]:
     """Give three nodes on a registry of either kind; each test brings its own recipes."""
@@ -36,7 +45,7 @@ def nodes(request: pytest.FixtureRequest) -> Iterator[Flockctl]:
             hosts = request.getfixturevalue("zookeeper_hosts")
             url = f"zookeeper://{hosts}/waits-{Path(folder).name}"
         with flockctl_on(url, Path(folder)) as command:
-            command.recipe("default", "execute('begin', command='true')")
+            command.recipe("default", DEFAULT)
             for running in [command.start_node(name, "--run-list", "cb") for name in NODES]:
                 assert running.says("READY bender"), running.err
             # The first command of a node starts what ends commands, and that stays.
@@ -143,6 +152,19 @@ def test_a_wait_for_the_beginning_of_a_run_ends_when_it_begins(kitchens):
 
     assert waiting.get(timeout=20)["state"] == "ok"
     kitchens.open("go")
+
+
+def test_a_node_tells_of_each_change_of_its_runs_once(kitchens):
+    api = kitchens.fleet["bender0"]["flock_api"]
+    first = api.change.future()
+    slow = kitchens.run("bender0", SLOW)
+    number = first.get(timeout=LONG)
+    assert api.change(number - 1) >= number
+
+    later = api.change.future(number)
+    kitchens.open("go")
+    assert slow.get(timeout=LONG)["state"] == "ok"
+    assert later.get(timeout=LONG) > number
 
 
 def set_global(fleet: Flock) -> None:
@@ -574,6 +596,28 @@ def test_a_long_call_of_a_recipe_is_shown_and_no_circle(kitchens):
 
     reports = ended({"bender0": first, "bender1": slow}, LONG)
     assert {report["state"] for report in reports.values()} == {"ok"}
+
+
+def test_the_action_of_a_notice_is_part_of_a_circle_too(kitchens):
+    run = kitchens.run(
+        "bender0",
+        f"""
+        {TOGETHER}
+        clocker('of a deed', lockwait=80)
+    """,
+    )
+    assert kitchens.nodes("notify", "bender1", "execute[deed]", "run").code == 0
+    held = lambda: kitchens.fleet["bender1"]["locker"].holder("of a deed")  # noqa: E731
+    assert eventually(held, within=LONG)["owner"] == "bender1"
+
+    kitchens.open("go")
+    report = run.get(timeout=20)
+
+    (row,) = report["locks"]
+    assert (report["state"], row["state"]) == ("ok", "not held")
+    assert row["waited"] < NAMED_WITHIN
+    # The action waited for the run that is over now.
+    assert eventually(held, within=LONG, becomes=None) is None
 
 
 # --- and what is none --------------------------------------------------------------
