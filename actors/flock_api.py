@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import queue
 import secrets
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 from flock.actor import Actor
@@ -22,6 +25,9 @@ _CHANGES = frozenset({"run queued", "run waiting", "run started", "run ended"})
 
 _MOST_TOLD = 10_000
 """Callers that wait for a change before more are refused."""
+
+_MOST_ASKERS = 200
+"""Callers that are told what is waited for, on a thread each, before more are refused."""
 
 
 class FlockApi(Actor):
@@ -53,6 +59,7 @@ class FlockApi(Actor):
         self._lock = threading.Lock()
         # Begins anywhere, so that nobody takes the number of an earlier process for ours.
         self._changes = secrets.randbits(40)
+        self._askers = threading.Semaphore(_MOST_ASKERS)
         self._told_later: list[Future[int]] = []
         self._forget: Callable[[], None] | None = None
 
@@ -152,7 +159,8 @@ class FlockApi(Actor):
             number = self._changes
             told, self._told_later = self._told_later, []
         for answer in told:
-            answer.set(number)
+            with contextlib.suppress(queue.Full):  # the actor is over, and said so
+                answer.set(number)
 
     def waits(self, again: bool = False) -> dict[str, Any] | Future[dict[str, Any]]:
         """Say what goes on here, what it waits for, and whose that is.
@@ -162,14 +170,25 @@ class FlockApi(Actor):
 
         Returns:
             See `flock.wait_graph.Standing`.
+
+        Raises:
+            OverloadedError: too many ask at once.
         """
+        if not self._askers.acquire(blocking=False):
+            raise OverloadedError(f"{_MOST_ASKERS} ask already what the run here waits for")
         answer = self.later()
 
         def say() -> None:
             try:
-                answer.set(self._circles.standing(again=again).as_data())
+                said = self._circles.standing(again=again).as_data()
             except Exception as error:  # noqa: BLE001 - whatever it is, the caller is told
-                answer.fail(error)
+                deed = partial(answer.fail, error)
+            else:
+                deed = partial(answer.set, said)
+            finally:
+                self._askers.release()
+            with contextlib.suppress(queue.Full):  # the actor is over, and said so
+                deed()
 
         # It asks the registry, and may wait for the question: beside the actor's thread.
         threading.Thread(target=say, name="flock-waits", daemon=True).start()

@@ -410,6 +410,8 @@ Cancel = Callable[[], None]
 class Registry(ABC):
     """One process's connection to the registry.
 
+    Whatever is read is noted for who takes notes (`registry.readings`).
+
     `open` connects; `close` ends it, and with it our presence, our passing key
     record and our locks. A registry object is opened once.
     """
