@@ -17,6 +17,7 @@ from flock.ctl.options import (
     pass_line,
     reachable,
     setting,
+    switch,
 )
 from flock.ctl.output import Ended, error_line
 from flock.ctl.reports import stack_lines
@@ -41,9 +42,9 @@ _LINE_EVERY = 60.0
 @reachable
 @machine
 @setting("interval", "SECONDS", "converge by itself this often (default: never)")
-@setting("run_lock", "ID", "the lock that each run is under as a whole (default: none)")
 @setting("splay", "SECONDS", "up to so much is added to each interval, by chance")
 @setting("stop_timeout", "SECONDS", "how long a run may go on when we leave (default: 60)")
+@switch("auto_wash", "wash dishes by itself after a run (default: yes)")
 @pass_line
 def node(line: CommandLine) -> None:
     """Be a node, in the foreground, until SIGTERM or Ctrl-C.

@@ -213,6 +213,8 @@ _MACHINE = (
     setting("environment", "NAME", "the node's environment"),
     setting("state_dir", "DIR", "journal, keys and run lock"),
     several("actors", "NAME=MODULE:CLASS", "an actor of this site; with commas, or repeated"),
+    several("sensitive_attributes", "PATHS", "as db.password: they never leave this machine"),
+    setting("run_lock", "ID", "the lock that each run is under as a whole (default: none)"),
     setting("facts", "ENGINE", "facter or ohai: its facts beside our own"),
     several("start_handlers", "MODULE:FUNCTION", "called with each run when it starts"),
     several("report_handlers", "MODULE:FUNCTION", "called with the report of a run that went well"),
