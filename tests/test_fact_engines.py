@@ -67,6 +67,12 @@ def test_an_engines_facts_are_merged_over_our_own(journal, stand_in, engine):
     }
 
 
+def test_what_an_engine_did_not_find_out_hides_nothing(journal, stand_in):
+    stand_in("ohai", '{"os": null, "kernel": null, "domain": null}')
+
+    assert EngineFacts("ohai", journal, own)() == {**own(), "domain": None}
+
+
 def test_they_are_kept_for_an_hour_over_restarts(journal, stand_in):
     stand_in("facter", '{"a": 1}')
     clock = Clock()

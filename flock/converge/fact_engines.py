@@ -135,6 +135,8 @@ def merge_same_forms(target: dict[str, Any], stronger: Mapping[str, Any]) -> dic
         if isinstance(there, dict) and isinstance(value, dict):
             if left_out := merge_same_forms(there, value):
                 apart[key] = left_out
+        elif value is None and key in target:
+            continue  # what an engine could not find out says nothing of what we did
         elif key in target and isinstance(there, dict) != isinstance(value, dict):
             apart[key] = value
         else:
