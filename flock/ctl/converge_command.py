@@ -12,14 +12,14 @@ import click
 
 from flock.ctl.options import CommandLine, host_name, machine, pass_line, reachable
 from flock.ctl.output import Ended, Output
-from flock.ctl.reports import diff_lines, resource_line, summary
+from flock.ctl.reports import beside_lines, diff_lines, resource_line, summary
 from flock.ctl.service import interrupt_at_sigterm
 
 if TYPE_CHECKING:
     from flock.converge.kitchen import Kitchen
     from flock.notice_office import NoticeOffice
 
-_CHANGES = {"resource changed", "resource failed"}
+_SHOWN = {"resource changed", "resource failed"}
 
 
 @click.command()
@@ -115,13 +115,17 @@ def _caller() -> str:
 
 
 def _show_change(output: Output, event: dict[str, Any], *, why_run: bool) -> None:
-    if event["event"] in _CHANGES:
+    # A resource that is to do nothing is skipped without a reason.
+    if event["event"] in _SHOWN or (event["event"] == "resource skipped" and event["error"]):
         output.text(resource_line(event, why_run=why_run))
         for line in diff_lines(event):
             output.text(line)
 
 
 def _show_end(output: Output, report: dict[str, Any]) -> None:
+    # A lock that was not had was warned about at once.
+    for line in beside_lines({**report, "locks": []}):
+        output.say(f"{report['node']}: {line}")
     output.say(f"{report['node']}: run {report['run_id']} {summary(report)}")
     if output.wants_json:
         output.value(report)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from flock.ctl.output import error_line
-from flock.ctl.reports import diff_lines, resource_line, summary
+from flock.ctl.reports import beside_lines, diff_lines, resource_line, summary
 from flock.errors import (
     ActorNotFound,
     CallTimeout,
@@ -219,6 +219,7 @@ class Orders:
         order.code = 0 if order.state == "ok" else 1
         for row in answer["resources"][order.rows_told :]:
             self._show_row(order, row)
+        self._progress.did(order.node, {}, list(beside_lines(answer)))
         self._progress.ended(order.node, summary(answer))
 
     def _failed(self, order: Order, error: BaseException) -> None:

@@ -37,6 +37,17 @@ def resource_line(row: Mapping[str, Any], *, why_run: bool = False) -> str:
     return one_line(f"{said} ({details})" if details else said)
 
 
+def beside_lines(report: Mapping[str, Any]) -> Iterator[str]:
+    """Say what a run did beside its resources: locks that it did not get or lost, notices sent."""
+    for lock in report["locks"]:
+        if lock["state"] in ("not held", "lost"):
+            holder = lock["holder"]
+            who = f": {holder['owner']} has it since {holder['since']}" if holder else ""
+            yield f"lock {lock['lockid']!r} {lock['state']}{who}"
+    for notice in report["notices"]:
+        yield f"notice to {notice['to']}: {notice['action']} {notice['resource']}"
+
+
 def diff_lines(event: Mapping[str, Any]) -> Iterator[str]:
     """Return the lines of the differences that an event tells, set in, fit to be printed."""
     for diff in event.get("diffs", ()):
@@ -48,6 +59,8 @@ def show_report(output: Output, report: Mapping[str, Any]) -> None:
     for row in report["resources"]:
         if row["state"] != "unchanged":
             output.text(resource_line(row, why_run=report["why_run"]))
+    for line in beside_lines(report):
+        output.say(f"{report['node']}: {line}")
     output.say(f"{report['node']}: run {report['run_id']} {summary(report)}")
 
 

@@ -77,6 +77,34 @@ def test_run_shows_with_why_run_what_would_change_in_a_text(flockctl):
     assert (here / "page").read_text() == "old\n"
 
 
+def test_a_run_says_what_it_was_refused_and_whom_it_told(flockctl):
+    flockctl.recipe(
+        "aside",
+        """
+        from flock.recipe import clocker, held
+        clocker('deploy', lockwait=0)
+        file('{here}/locked', content='x').only_if(held('deploy'))
+        file('{here}/told', content='x').remote_notifies('run', 'execute[x]', node='bender9')
+        log('nothing', action='nothing')
+        """,
+    )
+    state = str(flockctl.folder / "state/bender1")
+    words = ("converge", "--name", "bender1", "--cookbooks", str(flockctl.cookbooks))
+    with Flock(registry=flockctl.url) as fleet, fleet.lock("deploy"):
+        ran = flockctl("run", "bender0", "--override-run-list", "cb::aside")
+        (flockctl.folder / "told").unlink()
+        here = flockctl(*words, "--state-dir", state, "--run-list", "cb::aside")
+
+    assert (ran.code, here.code) == (0, 0), ran.err + here.err
+    assert "bender0: lock 'deploy' not held: visitor-" in ran.err
+    assert "bender0: notice to bender9: run execute[x]\n" in ran.err
+    locked = f"file[{flockctl.folder}/locked] create: skipped (only_if held('deploy'))"
+    assert here.out.splitlines()[0] == locked
+    assert here.err.count("lock 'deploy'") == 1
+    assert "bender1: notice to bender9: run execute[x]\n" in here.err
+    assert "log[nothing]" not in here.out
+
+
 def test_who_subscribes_hears_each_step_of_every_run(flockctl):
     (flockctl.folder / "go").touch()
     heard: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
