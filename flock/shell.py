@@ -131,10 +131,12 @@ def _summary(documentation: str) -> str:
 
 
 def error_text(error: BaseException) -> str:
-    """Return an error of the flock in one line, and what was raised over there, if anything."""
+    """Return an error of the flock in one line, and what was raised over there, if anything ran."""
     text = f"{type(error).__name__}: {error}"
     cause = error.__cause__
-    return f"{cause}\n{text}" if isinstance(cause, RemoteTraceback) else text
+    # Of a refusal the traceback shows nothing but how we refuse.
+    has_run = getattr(error, "may_have_run", True)
+    return f"{cause}\n{text}" if has_run and isinstance(cause, RemoteTraceback) else text
 
 
 def interrupted_text(traceback: TracebackType | None) -> str:
@@ -268,6 +270,15 @@ def run_ipython(namespace: dict[str, Any], banner: str) -> None:
             print(text)  # noqa: T201 - the prompt's answer
 
     prompt.register_magic_function(pinfo, "line", "pinfo")
+
+    def explain_brackets(lines: list[str]) -> list[str]:
+        """Ask for the whole of `x['a'].b?`: by itself IPython looks at `b` alone."""
+        asked = "".join(lines).strip()
+        if not asked.endswith("?") or "[" not in asked or asked.startswith(("!", "%")):
+            return lines
+        return [f"get_ipython().run_line_magic('pinfo', {asked.rstrip('?')!r})\n"]
+
+    prompt.input_transformers_cleanup.append(explain_brackets)
     # Its own banner is printed by its application, which this is not.
     print(banner, file=sys.stderr)  # noqa: T201
     prompt.mainloop()

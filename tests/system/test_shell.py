@@ -192,6 +192,8 @@ def test_help_and_a_question_mark_show_what_a_remote_method_does(terminal):
     assert re.search(r"bender-0\.x/dozer\.doze\(seconds.*= 1\.0\)", shown)
     terminal.enter("api.doze?")
     terminal.shows(r"doze\(seconds.*Sleep for a while")
+    terminal.enter("FlockOfChefs['bender-0.x']['dozer'].doze?")
+    terminal.shows(r"bender-0\.x/dozer\.doze\(seconds.*how long")
     terminal.enter("help(api)")
     terminal.shows(r"actor bender-0\.x/dozer.*double\(number.*fail\(\)")
     terminal.enter("help(api.nothing)")
@@ -211,6 +213,9 @@ def test_ctrl_c_gives_up_the_wait_and_says_that_the_work_goes_on(terminal, dozin
 def test_an_error_of_the_flock_is_one_line_and_any_other_shows_where(terminal):
     terminal.enter("FlockOfChefs['nobody']")
     shown = terminal.shows(r"NodeNotFound: no node 'nobody'")
+    assert "Traceback" not in shown
+    terminal.enter("FlockOfChefs['bender-0.x']['dozer'].nothing()")
+    shown = terminal.shows(r"MethodNotFound: actor 'dozer' offers no method 'nothing'")
     assert "Traceback" not in shown
     terminal.enter("FlockOfChefs['bender-0.x']['dozer'].fail()")
     terminal.shows(r"ValueError: told to")
