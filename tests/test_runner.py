@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 import pytest
 
-from flock.errors import NodeUnreachable, RegistryUnavailable
+from flock.errors import DeadlockError, NodeUnreachable, RegistryUnavailable
+from registry.readings import Reading, note
 from tests.kitchens import Site, rows, states
 from tests.support import eventually
 
@@ -428,6 +430,104 @@ def test_not_knowing_keeps_both_kinds_waiting(site, kind):
     assert states(site.converge(words={"ask": ask})) == ["unchanged"]
     waits = [each["last"] for each in site.events if each["event"] == "resource waiting"]
     assert waits == [str(error) for error in errors]
+
+
+@pytest.mark.parametrize("other", [False, True])
+def test_a_wait_ends_when_its_question_was_refused_twice_as_part_of_the_same_circle(site, other):
+    asked: list[int] = []
+
+    def ask():
+        asked.append(len(asked))
+        # Calls that happened to cross once are no circle that stays.
+        if other and len(asked) == 2:
+            raise DeadlockError("another circle", ["bender0/x", "bender2/y"])
+        raise DeadlockError("a circle of runs", ["bender0/run 1", "bender1/run 2"])
+
+    site.recipe("from flock.recipe import ask\nlog('a').wait_until(ask, pause=0.01)")
+
+    error = site.converge(words={"ask": ask})["resources"][0]["error"]
+
+    assert "a circle of runs" in error
+    assert "gave up after" in error
+    assert len(asked) == (4 if other else 2)
+
+
+class Lookout:
+    """Watches what it is told to, until the test says that it changed."""
+
+    def __init__(self):
+        self.watched: dict[Reading, Any] = {}
+        self.refused: set[Reading] = set()
+        self.ended: list[Reading] = []
+
+    def watch(self, reading, changed):
+        if reading in self.refused:
+            self.refused.remove(reading)
+            raise RegistryUnavailable("embedded:x", "gone")
+        if reading.what != "document":
+            return None
+        self.watched[reading] = changed
+        return lambda: self.ended.append(reading)
+
+
+def reading_words(names, answers, asked):
+    def ask():
+        asked.append(len(asked))
+        for name in names():
+            note("document", name)
+        note("actor", "bender1/x")
+        return bool(answers)
+
+    return {"ask": ask}
+
+
+def test_what_a_question_read_is_watched_while_it_waits_and_asked_once_more_after_that(site):
+    lookout = Lookout()
+    answers: list[str] = []
+    asked: list[int] = []
+    site.recipe("from flock.recipe import ask\nlog('a').wait_until(ask, pause=60)")
+    kitchen = site.kitchen(words=reading_words(lambda: ["a", "b"], answers, asked), lookout=lookout)
+    run = kitchen.order_run("x")
+    # Once to learn what it reads, once since that may have changed before it was watched.
+    assert eventually(lambda: len(asked), within=5, becomes=2) == 2
+
+    answers.append("yes")
+    lookout.watched[Reading("document", "b")]()
+
+    assert run.wait(5)["state"] == "ok"
+    assert len(asked) == 3
+    assert sorted(lookout.ended) == [Reading("document", "a"), Reading("document", "b")]
+
+
+def test_what_cannot_be_watched_now_is_watched_later(site):
+    lookout = Lookout()
+    answers: list[str] = []
+    asked: list[int] = []
+    lookout.refused.add(Reading("document", "a"))
+    site.recipe("from flock.recipe import ask\nlog('a').wait_until(ask, pause=0.05)")
+    kitchen = site.kitchen(words=reading_words(lambda: ["a"], answers, asked), lookout=lookout)
+    run = kitchen.order_run("x")
+
+    assert eventually(lambda: lookout.watched, within=5)
+    answers.append("yes")
+
+    assert run.wait(5)["state"] == "ok"
+
+
+def test_who_reads_very_much_is_asked_after_its_pause_alone(site):
+    lookout = Lookout()
+    answers: list[str] = []
+    asked: list[int] = []
+    site.recipe("from flock.recipe import ask\nlog('a').wait_until(ask, pause=0.05)")
+    names = [str(number) for number in range(101)]
+    kitchen = site.kitchen(words=reading_words(lambda: names, answers, asked), lookout=lookout)
+    run = kitchen.order_run("x")
+
+    assert eventually(lambda: len(asked) > 3, within=5)
+    answers.append("yes")
+
+    assert run.wait(5)["state"] == "ok"
+    assert lookout.watched == {}
 
 
 def test_any_other_exception_of_a_question_fails_the_resource(site):
