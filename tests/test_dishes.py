@@ -376,6 +376,48 @@ def test_a_dish_is_washed_although_its_cookbook_and_those_it_includes_are_gone(s
     assert "no cookbook 'app'" in failure(converge(kitchen, "app::daemon"))
 
 
+@pytest.mark.parametrize(
+    ("gone", "made"),
+    [
+        ([], "live"),
+        (["helper"], "live"),
+        (["app/recipes/wash.py"], "live"),
+        (["app/recipes/wash.py", "app/templates/t.j2", "helper"], "kept"),
+        (["app"], "kept"),
+    ],
+)
+def test_what_is_still_there_goes_before_what_was_kept_piece_by_piece(site, gone, made):
+    site.recipe("dishes_dish('app::daemon', wash_recipe='app::wash')", "app::daemon")
+    site.recipe("include_recipe('helper')\ntemplate('{here}/made', source='t.j2')", "app::wash")
+    site.recipe("log('help')", "helper::default")
+    site.write("cookbooks/app/templates/t.j2", "kept")
+    site.recipe("dishes_sink('default')")
+    kitchen = site.kitchen()
+    converge(kitchen, "app::daemon")
+    site.write("cookbooks/app/templates/t.j2", "live")
+    for path in gone:
+        target = site.cookbooks / path
+        shutil.rmtree(target) if target.is_dir() else target.unlink()
+
+    report = converge(kitchen, "cb")
+
+    assert report["state"] == "ok", report["error"]
+    assert report["recipes"] == ["cb::default", "app::wash", "helper::default"]
+    assert site.text("made") == made
+
+
+def test_a_copy_that_is_lost_is_kept_anew_by_the_next_run_that_uses_the_dish(site):
+    dish_and_sink(site)
+    kitchen = site.kitchen()
+    converge(kitchen, "cb::dish", "cb::daemon")
+    shutil.rmtree(site.folder / "state" / "dishes")
+
+    assert states(converge(kitchen, "cb::dish", "cb::daemon"))[0] == "unchanged"
+
+    (copy,) = (site.folder / "state" / "dishes").iterdir()
+    assert (copy / "cb" / "recipes" / "wash.py").is_file()
+
+
 # --- runs that judge nothing ----------------------------------------------------------
 
 

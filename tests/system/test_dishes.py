@@ -174,6 +174,31 @@ def test_what_could_not_be_washed_after_its_run_is_washed_after_the_next_one(flo
     assert eventually(lambda: dishes(flockctl)[0]["state"] == "washed", within=15.0), node.err
 
 
+def test_dishes_are_used_and_washed_during_an_outage_and_the_registry_hears_of_it(
+    embedded_url, tmp_path
+):
+    folder = Path(embedded_url.removeprefix("embedded:"))
+    with flockctl_on(embedded_url, tmp_path) as command:
+        write_cookbooks(command)
+        node = command.node("bender0", "--run-list", "cb", "--interval", "1")
+        folder.rename(folder.with_name("away"))
+
+        # Its recipe is nowhere: the node washes it at once, from what its journal knows.
+        word = "from flock.recipe import dishes_dish\n"
+        command.recipe("default", f"{word}dishes_dish('late', wash_recipe='app::wash')")
+
+        assert eventually((tmp_path / "daemon").exists, within=30.0), node.err
+        folder.with_name("away").rename(folder)
+        assert eventually(
+            lambda: [(row["name"], row["state"]) for row in dishes(command)],
+            within=30.0,
+            becomes=[("late::default", "washed")],
+            pause=0.5,
+        ) == [("late::default", "washed")], node.err
+        assert node.end(signal.SIGTERM).code == 0
+        assert (tmp_path / "daemon").read_text() == "off\n"
+
+
 def test_wrong_use_and_who_is_not_there_are_told_apart(flockctl):
     assert flockctl("dishes").code == 2
     assert flockctl("dishes", "bender0", "--on", "name:bender0").code == 2
