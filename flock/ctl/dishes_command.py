@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from shlex import quote
 from typing import Any
 
 import click
@@ -60,6 +61,13 @@ def dishes(line: CommandLine, node: str | None, query: str | None) -> None:
             [column.upper() for column in columns],
             ([row[column] or "" for column in columns] for row in rows),
         )
+        for each in found:
+            for dish in read_dishes(each.normal):
+                if dish.state == "wash failed":
+                    line.output.say(
+                        f"{each.name}: {dish.name} was not washed: {dish.failed}; "
+                        f"`flockctl wash {each.name} {quote(dish.sink)}` tries again"
+                    )
 
 
 @click.command()

@@ -210,6 +210,28 @@ def test_wrong_use_and_who_is_not_there_are_told_apart(flockctl):
     assert (none.code, none.out) == (0, "[]\n")
 
 
+def test_a_wash_that_failed_is_told_with_the_reason_and_the_mend_and_tried_again(flockctl):
+    node = start_with_daemon(flockctl)
+    wash = flockctl.cookbooks / "app" / "recipes" / "wash.py"
+    good = wash.read_text()
+    wash.write_text("from flock.recipe import execute\nexecute('exit 3')\n")
+    assert flockctl("run-list", "bender0", "remove", "app::daemon").code == 0
+
+    assert flockctl("run", "bender0").code == 0, "the run itself is good"
+
+    assert eventually(lambda: dishes(flockctl)[0]["state"] == "wash failed", within=15.0), node.err
+    told = flockctl("dishes", "bender0")
+    assert told.code == 0 and "wash failed" in told.out
+    (line,) = told.err.splitlines()
+    assert line.startswith("bender0: app::daemon was not washed: ") and "exit code 3" in line
+    assert line.endswith("`flockctl wash bender0 default` tries again")
+    failed = flockctl("wash", "bender0", "--json")
+    assert (failed.code, failed.value["state"]) == (1, "failed")
+    wash.write_text(good)
+    assert flockctl("run", "bender0").code == 0
+    assert eventually(lambda: dishes(flockctl)[0]["state"] == "washed", within=15.0), node.err
+
+
 def test_a_command_that_converges_never_washes_by_itself(flockctl):
     write_cookbooks(flockctl)
     state = str(flockctl.folder / "state")
