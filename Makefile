@@ -33,9 +33,10 @@ $(READY): pyproject.toml flock/__init__.py
 	@command -v git >/dev/null || { \
 	  echo "missing: git. Type: sudo apt-get install git" >&2; exit 1; }
 	@echo "setting up $(VENV)" >&2
-	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check --editable '.[dev]'
-	@rm -rf flock_of_chefs.egg-info  # what is installed has its own copy in $(VENV)
+	@mkdir -p $(VENV)/tmp  # what an interrupted setup leaves lies there, too
+	@TMPDIR="$(CURDIR)/$(VENV)/tmp" $(PYTHON) -m venv $(VENV)
+	@TMPDIR="$(CURDIR)/$(VENV)/tmp" $(BIN)/python -m pip install -qq --disable-pip-version-check --editable '.[dev]'
+	@rm -rf $(VENV)/tmp flock_of_chefs.egg-info  # what is installed has its own copy in $(VENV)
 	@touch $@
 
 demo: $(READY) ## three processes: a node converges because another process asked it to
