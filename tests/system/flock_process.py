@@ -8,13 +8,9 @@ a node (or visitor) with the actors below, that reads one order a line,
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import json
 import os
-import select
-import signal
-import subprocess
 import sys
 import threading
 import time
@@ -27,8 +23,8 @@ import pykka
 
 from flock import Actor, Flock, internal
 from flock.errors import CallError
+from tests.system.ordered_process import OrderedProcess
 
-ROOT = Path(__file__).parents[2]
 SESSION_TIMEOUT = 4.0
 
 
@@ -207,16 +203,7 @@ def what_is_kept() -> dict[str, int]:
 # --- the test's end --------------------------------------------------------------
 
 
-class OtherSideFailed(AssertionError):
-    """The other process answered with an error; its class's name stands in front."""
-
-    def __init__(self, kind: str, message: str, may_have_run: bool | None) -> None:
-        super().__init__(f"{kind}: {message}")
-        self.kind = kind
-        self.may_have_run = may_have_run
-
-
-class FlockProcess:
+class FlockProcess(OrderedProcess):
     """Another process in the flock."""
 
     def __init__(self, name: str | None, registry: str, folder: Path, **settings: Any) -> None:
@@ -238,17 +225,8 @@ class FlockProcess:
             "session_timeout": SESSION_TIMEOUT,
             **settings,
         }
-        self.log = folder / f"log of {name}"
-        with self.log.open("a") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "tests.system.flock_process", json.dumps(order)],
-                cwd=ROOT,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-            )
-        self.pid = self._process.pid
+        log = folder / f"log of {name}"
+        super().__init__("tests.system.flock_process", json.dumps(order), log)
         try:
             self.address: str = self.result(within=30.0)
         except BaseException:
@@ -259,65 +237,9 @@ class FlockProcess:
         """Return what its actors did, in order."""
         return self.effects_file.read_text().split()
 
-    def begin(self, do: str, **order: Any) -> None:
-        """Give an order without waiting for its answer."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps({"do": do, **order}) + "\n")
-        self._process.stdin.flush()
-
-    def result(self, within: float = 20.0) -> Any:
-        """Return the answer to the order given last, at most `within` seconds later."""
-        assert self._process.stdout is not None
-        readable, _, _ = select.select([self._process.stdout], [], [], within)
-        assert readable, f"the other process did not answer within {within:g} s"
-        line = self._process.stdout.readline()
-        assert line, f"the other process is gone: {self.log.read_text()[-2000:]}"
-        answer = json.loads(line)
-        if "error" in answer:
-            raise OtherSideFailed(answer["error"], answer["message"], answer["may_have_run"])
-        return answer["value"]
-
-    def do(self, do: str, **order: Any) -> Any:
-        """Give an order and return its answer."""
-        self.begin(do, **order)
-        return self.result()
-
     def call(self, node: str, actor: str, method: str, *args: Any, **more: Any) -> Any:
         """Let it call an actor; `timeout` is the call's."""
         return self.do("call", node=node, actor=actor, method=method, args=args, **more)
-
-    def kill(self) -> None:
-        """End the process with `kill -9`, and collect it."""
-        self._process.kill()
-        self._close()
-
-    def pause(self) -> None:
-        """Stop the process with SIGSTOP; it is stopped when this returns."""
-        os.kill(self.pid, signal.SIGSTOP)
-        os.waitid(os.P_PID, self.pid, os.WSTOPPED)
-
-    def go_on(self) -> None:
-        """Let a paused process go on."""
-        os.kill(self.pid, signal.SIGCONT)
-
-    def close(self) -> None:
-        """Let the process leave the flock and end; kill it if it does not."""
-        if self._process.poll() is None:
-            self.go_on()
-            assert self._process.stdin is not None
-            try:
-                self._process.stdin.close()
-                self._process.wait(15.0)
-            except (BrokenPipeError, subprocess.TimeoutExpired):
-                self._process.kill()
-        self._close()
-
-    def _close(self) -> None:
-        self._process.wait(5.0)
-        for stream in (self._process.stdin, self._process.stdout):
-            if stream is not None:
-                with contextlib.suppress(BrokenPipeError):
-                    stream.close()
 
 
 # --- the other process -----------------------------------------------------------

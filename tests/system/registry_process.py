@@ -7,14 +7,10 @@ program: it reads one order a line, `{"do": NAME, ...}`, and answers with
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import select
 import signal
-import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 from registry.contract import (
@@ -28,8 +24,8 @@ from registry.contract import (
     VersionConflict,
 )
 from registry.processes import this_process
+from tests.system.ordered_process import OrderedProcess
 
-ROOT = Path(__file__).parents[2]
 SESSION_TIMEOUT = 2.0
 LOCK_DELAY = 0.5
 
@@ -66,79 +62,12 @@ def presence_record(name: str, generation: str = "g1", **changes: Any) -> Presen
     return PresenceRecord(name=name, generation=generation, **{**fields, **changes})
 
 
-class OtherSideFailed(AssertionError):
-    """The other process answered with an error; its class's name stands in front."""
-
-
-class RegistryProcess:
+class RegistryProcess(OrderedProcess):
     """Another process with the registry at `url` open."""
 
     def __init__(self, url: str) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.system.registry_process", url],
-            cwd=ROOT,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        self.pid = self._process.pid
-        assert self.result(within=20.0) == "open"
-
-    def begin(self, do: str, **order: Any) -> None:
-        """Give an order without waiting for its answer."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps({"do": do, **order}) + "\n")
-        self._process.stdin.flush()
-
-    def result(self, within: float = 20.0) -> Any:
-        """Return the answer to the order given last, at most `within` seconds later."""
-        assert self._process.stdout is not None
-        readable, _, _ = select.select([self._process.stdout], [], [], within)
-        assert readable, f"the other process did not answer within {within:g} s"
-        line = self._process.stdout.readline()
-        assert line, "the other process is gone"
-        answer = json.loads(line)
-        if "error" in answer:
-            raise OtherSideFailed(f"{answer['error']}: {answer['message']}")
-        return answer["value"]
-
-    def do(self, do: str, **order: Any) -> Any:
-        """Give an order and return its answer."""
-        self.begin(do, **order)
-        return self.result()
-
-    def kill(self) -> None:
-        """End the process with `kill -9`, and collect it."""
-        self._process.kill()
-        self._close()
-
-    def pause(self) -> None:
-        """Stop the process with SIGSTOP; it is stopped when this returns."""
-        os.kill(self.pid, signal.SIGSTOP)
-        os.waitid(os.P_PID, self.pid, os.WSTOPPED)
-
-    def go_on(self) -> None:
-        """Let a paused process go on."""
-        os.kill(self.pid, signal.SIGCONT)
-
-    def close(self) -> None:
-        """Let the process close its registry and end; kill it if it does not."""
-        if self._process.poll() is None:
-            self.go_on()
-            assert self._process.stdin is not None
-            try:
-                self._process.stdin.close()
-                self._process.wait(5.0)
-            except (BrokenPipeError, subprocess.TimeoutExpired):
-                self._process.kill()
-        self._close()
-
-    def _close(self) -> None:
-        self._process.wait(5.0)
-        for stream in (self._process.stdin, self._process.stdout):
-            if stream is not None:
-                with contextlib.suppress(BrokenPipeError):
-                    stream.close()
+        super().__init__("tests.system.registry_process", url)
+        assert self.result() == "open"
 
 
 # --- the other process ---------------------------------------------------------

@@ -43,7 +43,8 @@ from flock.errors import (
 from flock.failures import RemoteTraceback
 from flock.proxy import ActorProxy, NodeProxy
 from tests.support import eventually
-from tests.system.flock_process import FlockProcess, OtherSideFailed, Target
+from tests.system.flock_process import FlockProcess, Target
+from tests.system.ordered_process import OtherSideFailed
 
 # The flock of all tests starts some of its threads when they are first needed.
 pytestmark = pytest.mark.leaves("flock-", "actor-", "registry-")

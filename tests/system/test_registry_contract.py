@@ -39,8 +39,8 @@ from registry.contract import (
 )
 from registry.readings import Reading, noted, watch
 from tests.support import eventually
+from tests.system.ordered_process import OtherSideFailed
 from tests.system.registry_process import (
-    OtherSideFailed,
     RegistryProcess,
     new_registry,
     presence_record,

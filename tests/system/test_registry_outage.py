@@ -13,7 +13,8 @@ from zookeeper_servers import ZooKeeperEnsemble
 from flock import Flock
 from flock.errors import CallError, FlockError, NodeNotFound, RegistryUnavailable
 from tests.support import eventually
-from tests.system.flock_process import FlockProcess, OtherSideFailed
+from tests.system.flock_process import FlockProcess
+from tests.system.ordered_process import OtherSideFailed
 
 OUTAGE = 30.0
 LOOK_UP = 4.5

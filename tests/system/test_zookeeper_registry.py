@@ -37,7 +37,8 @@ from registry.contract import (
 from registry.records import encode, to_plain
 from registry.zookeeper import ZooKeeperRegistry
 from tests.support import eventually
-from tests.system.registry_process import OtherSideFailed, RegistryProcess, presence_record
+from tests.system.ordered_process import OtherSideFailed
+from tests.system.registry_process import RegistryProcess, presence_record
 from tests.system.zookeeper_faults import CREATE2, MULTI, SET_DATA, Proxy, end_session
 
 pytestmark = pytest.mark.timeout(90)
