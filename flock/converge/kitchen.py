@@ -387,7 +387,7 @@ class Kitchen:
         """Leave: the run stops at its next boundary, and is cancelled after `timeout` seconds.
 
         Orders are refused from now on, and a queued run is cancelled. Returns
-        when nothing runs any more, or after 10 s more: what is in Python code that
+        when nothing runs any more, or after 15 s more: what is in Python code that
         goes on is left to the end of the process. Twice is harmless.
         """
         self._queue.stop(timeout)

@@ -25,9 +25,10 @@ log = logging.getLogger("flock.converge")
 LOCK_PAUSE = 0.2
 """Seconds between two tries for a run lock that another process holds."""
 
-LAST_GRACE = 10.0
-"""Seconds in which what was cancelled is to end. Commands and waits do within 5; Python code of
-a recipe that goes on and asks nobody can only be left behind."""
+LAST_GRACE = 15.0
+"""Seconds in which what was cancelled is to end. Commands and waits do within 5, and a registry
+that is away costs what settles a run some times 3; Python code of a recipe that goes on and asks
+nobody can only be left behind."""
 
 _LEAVING = "the node is leaving"
 

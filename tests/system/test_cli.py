@@ -524,7 +524,7 @@ def test_a_node_leaves_although_python_code_of_its_recipe_goes_on_for_ever(alone
     ended = run.ended()
 
     assert ended_node.code == 0, ended_node.err
-    assert "did not end within 10 s and is left behind" in ended_node.err
+    assert "did not end within 15 s and is left behind" in ended_node.err
     assert (ended.code, ended.value[0]["state"]) == (1, "cancelled")
 
 
