@@ -200,6 +200,25 @@ def what_is_kept() -> dict[str, int]:
     }
 
 
+def slowest_call(flock: Flock, names: list[str], seconds: float) -> float:
+    """Call `target` of each node in turn, for so long; return how long the slowest took.
+
+    Every node is called once at least.
+    """
+    targets = [flock[name]["target"] for name in names]
+    worst, until = 0.0, time.monotonic() + seconds
+    while True:
+        for target in targets:
+            began = time.monotonic()
+            assert target.add(1, 1) == 2
+            worst = max(worst, time.monotonic() - began)
+            if time.monotonic() > until and seconds:
+                return worst
+            time.sleep(0.004)
+        if not seconds:
+            return worst
+
+
 # --- the test's end --------------------------------------------------------------
 
 
@@ -289,6 +308,9 @@ class _Orders:
             ).start()
             flock.supervise(Target, name="target")
             self._crowd.append(flock)
+
+    def slowest(self, names: list[str], seconds: float) -> float:
+        return slowest_call(self._flock, names, seconds)
 
     def kept(self) -> dict[str, int]:
         return what_is_kept()
