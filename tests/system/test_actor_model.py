@@ -421,6 +421,20 @@ def test_a_circle_over_any_number_of_nodes_is_refused_at_once_and_named(
         assert proxies[0].call_along(proxies[1:]) == "the end"
 
 
+def test_a_pool_is_part_of_a_circle_once_every_worker_waits(pair: tuple[Flock, Flock]) -> None:
+    here, there = pair
+    there.pool(Notebook, 2, name="crew")
+    crew = here["there"]["crew"]
+
+    assert crew.call_along([crew]) == "the end"  # one waits, the other is free
+    began = time.monotonic()
+    with pytest.raises(DeadlockError) as caught:
+        crew.call_along([crew, crew])
+    assert time.monotonic() - began < 5.0
+    assert "there/crew" in str(caught.value)
+    assert crew.call_along([crew]) == "the end"
+
+
 def test_three_chains_of_calls_that_cross_are_named(embedded_url: str, tmp_path: Path) -> None:
     names = ["n1", "n2", "n3"]
     with contextlib.ExitStack() as stack:
