@@ -126,7 +126,14 @@ class Attempt:
         self._new_attempt()
 
     def _new_attempt(self) -> None:
-        self._claim = Claim.of(self._owner, uuid.uuid4().hex, self._since, self._slots, self._keep)
+        self._claim = Claim.of(
+            self._owner,
+            uuid.uuid4().hex,
+            self._since,
+            self._slots,
+            self._keep,
+            self._session.guard.granted,
+        )
         self._is_first = False
         self._fired: tuple[_Shot, Sent] | None = None
         self._entry: str | None = None

@@ -15,6 +15,7 @@ done only while this very holder has the slot.
 from __future__ import annotations
 
 import datetime
+import math
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -97,9 +98,18 @@ class Claim:
     keep: bool = False
     abandoned: bool = False
     broken: bool = False
+    session_milliseconds: int = 0
 
     @classmethod
-    def of(cls, owner: LockOwner, attempt: str, since: str, slots: int, keep: bool) -> Claim:
+    def of(
+        cls,
+        owner: LockOwner,
+        attempt: str,
+        since: str,
+        slots: int,
+        keep: bool,
+        session_timeout: float,
+    ) -> Claim:
         """Make the claim of one attempt of this process."""
         us = this_process()
         return cls(
@@ -116,6 +126,7 @@ class Claim:
             us.process_start,
             owner.group,
             keep,
+            session_milliseconds=math.ceil(session_timeout * 1000),
         )
 
     @classmethod

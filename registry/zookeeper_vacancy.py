@@ -83,4 +83,8 @@ class Vacancy:
             return math.inf
         if claim is not None and (claim.abandoned or us.is_past_of_same_node(claim)):
             return 0.0
-        return self.session.lock_delay - self.unclean.age(mark)
+        delay = self.session.lock_delay
+        if claim is not None and claim.broken:
+            # His session may stand yet: for as long as that takes to end he may believe in it.
+            delay = max(delay, claim.session_milliseconds / 1000)
+        return delay - self.unclean.age(mark)

@@ -420,6 +420,20 @@ def test_closing_keeps_a_slot_and_releasing_frees_it(new_member, zookeeper_url, 
     assert other.acquire("web", OTHER, wait=0).held
 
 
+def test_a_broken_lock_is_had_by_nobody_while_a_holder_who_cannot_hear_is_sure_of_it(
+    new_member, zookeeper_url, proxy
+):
+    root = zookeeper_url.rpartition("/")[2]
+    holder = new_member(f"zookeeper://{proxy.address}/{root}", session_timeout=6.0)
+    breaker = new_member(zookeeper_url)
+    lock = holder.acquire("web", OWNER, wait=5)
+    assert lock.held
+    proxy.shut()
+    breaker.break_lock("web")
+    assert breaker.acquire("web", OTHER, wait=20).held
+    assert not lock.held
+
+
 def test_breaking_the_lock_of_a_living_holder_keeps_nothing(new_member, zookeeper_url):
     holder = new_member(zookeeper_url, lock_delay=60.0)
     breaker = new_member(zookeeper_url, lock_delay=60.0)
