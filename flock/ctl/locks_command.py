@@ -9,7 +9,7 @@ import click
 
 from flock.ctl.options import CommandLine, common, pass_line, reachable
 from flock.ctl.output import Ended
-from registry.contract import Holder, LockStatus, Registry, Waiter
+from registry.contract import Holder, LockStatus, Registry, RegistryUnavailable, Waiter
 
 _LOOK_EVERY = 1.0
 """Seconds between two looks of `--watch`."""
@@ -23,14 +23,25 @@ def locks(line: CommandLine, *, watch: bool) -> None:
     """List every lock that is held or waited for: by whom, since when, and why.
 
     Asks the registry only. With --watch --json one JSON value for each change.
+    A watch goes on over an outage of the registry, and says so.
     """
     registry = line.open_registry()
     try:
         shown = _rows(registry)
         _show(line, registry.url, shown)
+        is_away = False
         while watch:
             time.sleep(_LOOK_EVERY)
-            rows = _rows(registry)
+            try:
+                rows = _rows(registry)
+            except RegistryUnavailable as error:
+                if not is_away:
+                    is_away = True
+                    line.output.say(f"{error}; what was shown last may have changed")
+                continue
+            if is_away:
+                is_away = False
+                line.output.say(f"{registry.url} answers again")
             if rows != shown:
                 shown = rows
                 _show(line, registry.url, shown)

@@ -41,10 +41,13 @@ SETTLE = SESSION_TIMEOUT + LOCK_DELAY + 2.0
 """Seconds for which a fault's effects may last: a session, a lock-delay, finding a server."""
 
 QUIET = 7.0
-"""Seconds at the beginning in which nothing is broken: waiters are served in order."""
+"""Seconds of each calm in which nothing is broken: waiters are served in order."""
 
 ONE_DEATH = STUCK_AFTER + 0.5
 """Seconds after that in which one holder was killed and nothing else is broken."""
+
+STORM = 60.0
+"""Seconds in which all is broken, between two times of calm."""
 
 
 @dataclass
@@ -91,6 +94,7 @@ class Chaos:
     def __post_init__(self) -> None:
         self.faults: list[Fault] = []
         self.calm_is_over = threading.Event()
+        self.peace = threading.Lock()
         self._lock = threading.Lock()
         self._processes: list[Process] = []
         self._random = random.Random(self.seed)
@@ -276,16 +280,27 @@ def _clock() -> float:
 
 
 def break_processes(chaos: Chaos, seconds: float) -> None:
-    """Kill and stop processes for a while, after a calm beginning with one death."""
+    """Kill and stop processes for a while, with times of calm in which one of them dies.
+
+    What is judged only where nothing else is broken needs the calm: nobody
+    else breaks anything while `peace` is taken.
+    """
     chance = random.Random(chaos.seed)
     deadline = time.monotonic() + seconds
     chaos.wait_until_all_speak(20.0)
-    time.sleep(QUIET)
-    chaos.kill(chaos.holder_waited_for(5.0))
-    time.sleep(ONE_DEATH)
-    chaos.calm_is_over.set()
+    while time.monotonic() < deadline:
+        with chaos.peace:
+            time.sleep(SETTLE if chaos.faults else 0.0)
+            time.sleep(QUIET)
+            chaos.kill(chaos.holder_waited_for(5.0))
+            time.sleep(ONE_DEATH)
+            chaos.calm_is_over.set()
+        _storm(chaos, chance, min(deadline, time.monotonic() + STORM))
+
+
+def _storm(chaos: Chaos, chance: random.Random, until: float) -> None:
     with ThreadPoolExecutor(8) as stops:
-        while time.monotonic() < deadline:
+        while time.monotonic() < until:
             what = chance.random()
             lock = chance.choice(sorted(chaos.slots))
             if what < 0.3:
@@ -314,13 +329,14 @@ def break_servers(chaos: Chaos, ensemble: ZooKeeperEnsemble, links: Links, secon
         kind = coming.pop(0) if coming else chance.choice((*links.kinds, *SERVER_FAULTS))
         length = chance.choice((3.0, 6.0) if coming else (0.5, 3.0, 6.0))
         server = chance.choice(ensemble.servers)
-        if kind == "restart a server":
-            chaos.fault(kind, server.address, partial(_restart, ensemble, server, length))
-        elif kind == "freeze a server":
-            chaos.fault(kind, server.address, partial(_freeze, ensemble, server, length))
-        else:
-            target, cut = links.choose(kind, chance)
-            chaos.fault(kind, target, partial(_cut, ensemble, cut, length))
+        with chaos.peace:
+            if kind == "restart a server":
+                chaos.fault(kind, server.address, partial(_restart, ensemble, server, length))
+            elif kind == "freeze a server":
+                chaos.fault(kind, server.address, partial(_freeze, ensemble, server, length))
+            else:
+                target, cut = links.choose(kind, chance)
+                chaos.fault(kind, target, partial(_cut, ensemble, cut, length))
         time.sleep(chance.uniform(1.0, 4.0))
 
 

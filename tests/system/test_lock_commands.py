@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,11 @@ from typing import Any
 import pytest
 
 from flock import Flock
+from flock.converge.locks import LockWish
 from flock.errors import LockLost, LockTimeout, StaleToken
+from flock.locksmith import RegistryLocksmith
+from flock.node_objects import Home, NodeObjects
+from flock.settings import Settings
 from registry.contract import LockOwner
 from tests.flockctl import Flockctl, flockctl_on
 from tests.kitchens import is_running
@@ -62,6 +67,26 @@ def test_who_holds_and_who_waits_is_listed(flockctl):
     people = flockctl("locks")
     assert "restart" in people.out
     assert holder.end(signal.SIGTERM).code == 128 + signal.SIGTERM
+
+
+def test_a_watch_of_locks_shows_each_change_and_outlives_an_outage(own_zookeeper, tmp_path):
+    with flockctl_on(own_zookeeper.url(), tmp_path) as flockctl:
+        watching = flockctl.start("locks", "--watch")
+        assert watching.says("no locks in ")
+        registry = new_registry(flockctl.url)
+        registry.open()
+        lock = registry.acquire("web", LockOwner("leela", "here"), wait=5)
+        assert watching.process.stdout is not None
+        assert any("leela" in shown for shown in watching.process.stdout)
+        own_zookeeper.servers[0].kill()
+        assert watching.says("may have changed")
+        own_zookeeper.start()
+        assert watching.says("answers again")
+        lock.release()
+        registry.close()
+        # At the beginning, and now.
+        assert eventually(lambda: watching.err.count("no locks in "), within=15.0, becomes=2) == 2
+        assert watching.end(signal.SIGINT).code == 130
 
 
 def test_a_lock_that_is_not_had_in_time_ends_with_124_and_says_who_has_it(flockctl):
@@ -204,6 +229,98 @@ def test_a_failed_run_keeps_its_slot_until_it_is_good_again(flockctl):
     (row,) = flockctl("run", "bender0", "--json").value
     assert row["report"]["locks"][0]["token"] > first["token"]
     assert rows(flockctl) == []
+
+
+def test_a_node_that_died_in_its_run_keeps_its_slot_and_comes_back_to_it(flockctl):
+    flockctl.recipe(
+        "default",
+        """
+        from flock.recipe import clocker
+        clocker('web', keep_on_failure=True)
+        execute('work', command='touch {here}/begun; test -e {here}/good || sleep 60')
+        """,
+    )
+    soon = {"FLOCK_SESSION_TIMEOUT": "2"}
+    node = flockctl.node("bender0", "--run-list", "recipe[cb]", **soon)
+    flockctl.start("run", "bender0")
+    assert eventually((flockctl.folder / "begun").exists, within=20.0)
+    node.process.kill()
+    kept = eventually(
+        lambda: rows(flockctl)[0]["holder"],
+        within=20.0,
+        until=lambda holder: holder is not None and holder["kept"],
+        pause=0.2,
+    )
+    assert (kept["owner"], kept["kept"]) == ("bender0", True)
+    assert flockctl("lock", "web", "--wait", "0.3", "--", "true").code == 124
+    (flockctl.folder / "good").touch()
+    flockctl.node("bender0", "--run-list", "recipe[cb]", **soon)
+    (row,) = flockctl("run", "bender0", "--json").value
+    assert row["state"] == "ok", row
+    assert row["report"]["locks"][0]["token"] > kept["token"]
+    assert flockctl("lock", "web", "--wait", "0", "--", "true").code == 0
+
+
+STEPS = """
+    from flock.recipe import clocker
+    clocker('web')
+    for step in range(150):
+        execute(f'step {step}', command=f'echo {step} >> "{here}/steps"; sleep 0.1')
+    """
+
+
+def test_a_run_waits_while_its_lock_is_in_doubt_and_goes_on_when_it_is_confirmed(
+    own_zookeeper, tmp_path
+):
+    with flockctl_on(own_zookeeper.url(), tmp_path) as flockctl:
+        flockctl.recipe("default", STEPS)
+        node = flockctl.node("bender0", "--run-list", "recipe[cb]", FLOCK_SESSION_TIMEOUT="12")
+        running = flockctl.start("run", "bender0", "--json")
+        assert eventually((flockctl.folder / "steps").exists, within=20.0)
+        own_zookeeper.servers[0].pause()
+        assert node.says("lock 'web' is in doubt: the run waits")
+        done = (flockctl.folder / "steps").read_text()
+        own_zookeeper.servers[0].resume()
+        assert node.process.poll() is None
+        (row,) = running.ended(45.0).value
+        assert row["state"] == "ok", row
+        assert [lock["state"] for lock in row["report"]["locks"]] == ["held"]
+        assert 0 < len(done.split()) < 150, "nothing had to wait"
+        assert len((flockctl.folder / "steps").read_text().split()) == 150
+
+
+def test_a_run_whose_lock_is_taken_away_stops_before_its_next_resource(flockctl):
+    flockctl.recipe("default", STEPS)
+    flockctl.node("bender0", "--run-list", "recipe[cb]")
+    running = flockctl.start("run", "bender0", "--json")
+    assert eventually((flockctl.folder / "steps").exists, within=20.0)
+    assert flockctl("unlock", "web", "--reason", "it hangs").code == 0
+    done = running.ended()
+    (row,) = done.value
+    assert (done.code, row["state"]) == (1, "failed"), row
+    assert "lock 'web' was lost" in row["report"]["error"]
+    assert [lock["state"] for lock in row["report"]["locks"]] == ["lost"]
+    steps = len((flockctl.folder / "steps").read_text().split())
+    assert steps < 150
+    assert f"execute[step {steps - 1}]" in row["report"]["error"], "the possible overlap is named"
+
+
+def test_a_part_of_the_machines_is_counted_when_the_lock_is_asked_for(registry_url):
+    registry = new_registry(registry_url)
+    registry.open()
+    objects = NodeObjects(registry)
+    smith = RegistryLocksmith("bender0", Settings(registry=registry_url), lambda: registry)
+    wish = LockWish("web", wait=0, slots="10%", among="name:web*")
+    granted = []
+    for machines in (1, 29):
+        for number in range(machines):
+            objects.claim(f"web{machines}-{number}", Home("here", "id", "/state"), ["recipe[web]"])
+        lock = smith.acquire(wish, "run", threading.Event())
+        granted.append(registry.lock_status("web").slots)
+        lock.release()
+    smith.close()
+    registry.close()
+    assert granted == [1, 3], "at least one, and of thirty three"
 
 
 def test_a_lock_may_live_in_another_ensemble_and_count_a_part_of_the_machines(
