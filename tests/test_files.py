@@ -147,3 +147,14 @@ def test_nothing_there_is_none(tmp_path):
     (tmp_path / "link").symlink_to("nowhere")
     assert stat_or_none(tmp_path / "link") is None
     assert stat_or_none(tmp_path / "link", follow=False) is not None
+
+
+@pytest.mark.parametrize("written", [644, 755, 700, 1777, 2775])
+def test_a_mode_written_without_its_0o_is_refused_with_what_it_would_be(written):
+    with pytest.raises(ValueError, match=f"mode {written} is {written:04o} in octal: write 0o"):
+        parse_mode(written)
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o755, 0o600, 0o1777, 0o2755, 0o2775, 0o4755, 0o6755])
+def test_modes_that_files_have_are_taken_for_none_of_these(mode):
+    assert parse_mode(mode) == mode

@@ -12,6 +12,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+_MEANT_OCTAL = frozenset(int(f"{number:o}") for number in range(0o600, 0o1000)) | {
+    1777,
+    2750,
+    2755,
+    2770,
+    2775,
+}
+"""Numbers that somebody wrote without `0o`: what they are in octal nobody gives a file."""
+
 
 @dataclass(frozen=True, slots=True)
 class Ownership:
@@ -80,6 +89,8 @@ def parse_mode(mode: int | str | None) -> int | None:
         number = -1
     if not 0 <= number <= 0o7777:
         raise ValueError(f"mode must be an octal number like 0o644 or '0644', not {mode!r}")
+    if isinstance(mode, int) and mode in _MEANT_OCTAL:
+        raise ValueError(f"mode {mode} is {number:04o} in octal: write 0o{mode} or '{mode:04}'")
     return number
 
 
