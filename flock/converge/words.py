@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from sys import _getframe
 from types import ModuleType
-from typing import Any
+from typing import Any, NoReturn
 
 from flock.converge.attributes import Level
 from flock.converge.compile import Compilation, current_compilation
@@ -52,6 +52,15 @@ class NodeWord(Mapping[str, Any]):
 
     def __getitem__(self, key: str) -> Any:
         return self._compilation().merged_attributes[key]
+
+    def __setitem__(self, key: str, value: object) -> NoReturn:
+        """Say where attributes are written."""
+        where = place_of(_getframe(1))
+        raise RecipeError(
+            f"merged attributes are read only: write node.default[{key!r}], or node.normal[{key!r}]"
+            " to keep it",
+            where,
+        )
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._compilation().merged_attributes)
