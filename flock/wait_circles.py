@@ -33,6 +33,7 @@ _ANSWER_WITHIN = 3.0
 """Seconds within which a question must be asked anew for the second look."""
 
 _CALL_WITHIN = 5.0
+_STOP_WITHIN = 0.5
 
 
 class Waiting(Protocol):
@@ -101,6 +102,8 @@ class WaitCircles:
         lock_holders: Callable[[str], LockStatus],
         report: Callable[[AtWork, Waiting], None],
         blocked: Callable[[], Waiting | None] = lambda: None,
+        *,
+        is_unseen: bool = False,
     ) -> None:
         """Make it; nothing waits yet.
 
@@ -111,6 +114,8 @@ class WaitCircles:
             lock_holders: asks the flock's registry who has a lock.
             report: told of a circle that was found.
             blocked: returns the call that what goes on here waits for.
+            is_unseen: no other node can ask what goes on here, so that in any
+                circle it is here that one has to give way.
         """
         self._node = node
         self._at_work = at_work
@@ -118,6 +123,7 @@ class WaitCircles:
         self._lock_holders = lock_holders
         self._report = report
         self._blocked = blocked
+        self._is_unseen = is_unseen
         self._lock = threading.Lock()
         self._news = threading.Event()
         self._is_stopped = False
@@ -140,7 +146,8 @@ class WaitCircles:
             self._news.set()
             thread = self._thread
         if thread is not None:
-            thread.join()
+            # Who does not answer is not waited for: the calls fail when the flock closes.
+            thread.join(_STOP_WITHIN)
 
     # --- what goes on here
 
@@ -239,7 +246,7 @@ class WaitCircles:
         if waiting.circle != second.text:
             waiting.circle = second.text
             self._report(run, waiting)
-        if second.is_sure and second.youngest == self._node:
+        if second.is_sure and (self._is_unseen or second.youngest == self._node):
             waiting.give_up()
 
     def _look_again(self, circle: Circle) -> Circle | None:

@@ -60,6 +60,7 @@ def _kitchen(line: CommandLine) -> Iterator[Kitchen]:
     from flock.lookout import FlockLookout
     from flock.notice_office import NoticeOffice
     from flock.object_keeper import ObjectKeeper
+    from flock.run_waits import run_chains, watch_for_circles
 
     settings = line.settings()
     name = line.talk_to(settings.name or host_name())
@@ -79,6 +80,7 @@ def _kitchen(line: CommandLine) -> Iterator[Kitchen]:
         notices.send(registry, lambda _: None)
         locksmith = RegistryLocksmith(name, settings, lambda: registry)
         stack.callback(locksmith.close)
+        chains = run_chains(name, lambda: fleet)
         kitchen = make_kitchen(
             settings,
             name,
@@ -86,9 +88,12 @@ def _kitchen(line: CommandLine) -> Iterator[Kitchen]:
             {"FlockOfChefs": fleet},
             keeper,
             notices,
+            chains.around,
             locksmith=locksmith,
             lookout=FlockLookout(lambda: fleet),
         )
+        circles = watch_for_circles(kitchen, chains, lambda: fleet, registry, is_unseen=True)
+        stack.callback(circles.stop)
         stack.callback(kitchen.stop, settings.stop_timeout)
         if not kitchen.run_list:
             line.output.say(f"flockctl: the run list of {name} is empty: nothing to converge")

@@ -598,6 +598,50 @@ def test_a_long_call_of_a_recipe_is_shown_and_no_circle(kitchens):
     assert {report["state"] for report in reports.values()} == {"ok"}
 
 
+@pytest.mark.parametrize("recipe", ["a lock", "a run"])
+def test_a_converge_that_is_no_node_sees_its_circle_and_gives_way(kitchens, recipe):
+    # Its run holds one lock and waits for bender1's run, or for the lock that this one has.
+    waits = {
+        "a lock": "clocker('of bender1', lockwait=80)",
+        "a run": "log('x').wait_while("
+        "lambda: FlockOfChefs['bender1']['flock_api'].active(), on_timeout='go_on')",
+    }
+    kitchens.nodes.recipe(
+        "here",
+        f"""
+from flock.recipe import clocker
+import os
+clocker('of the converge')
+log('gate').wait_until(lambda: os.path.exists('{{here}}/go'), pause=0.05)
+{waits[recipe]}
+""",
+    )
+    state = str(kitchens.folder / "state" / "bender9")
+    words = ("--state-dir", state, "--cookbooks", str(kitchens.nodes.cookbooks))
+    converge = kitchens.nodes.start(
+        "converge", "--name", "bender9", "--run-list", "cb::here", "--json", *words
+    )
+    held = lambda: kitchens.fleet["bender0"]["locker"].holder("of the converge")  # noqa: E731
+    assert eventually(held, within=LONG)
+    run = kitchens.run(
+        "bender1",
+        """
+        clocker('of bender1')
+        clocker('of the converge', lockwait=80)
+    """,
+    )
+    kitchens.waiting("bender1", until=lambda seen: "of the converge" in seen["wait"])
+
+    kitchens.open("go")
+    begun = time.monotonic()
+    ended_there = converge.ended()
+
+    assert ended_there.code == 0, ended_there.err
+    assert "these wait for each other" in ended_there.err
+    assert run.get(timeout=LONG)["state"] == "ok"
+    assert time.monotonic() - begun < 2 * NAMED_WITHIN
+
+
 def test_the_action_of_a_notice_is_part_of_a_circle_too(kitchens):
     run = kitchens.run(
         "bender0",
