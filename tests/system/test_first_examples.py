@@ -15,7 +15,7 @@ from flock import Flock
 from tests.flockctl import Flockctl, flockctl_on
 from tests.support import eventually
 
-WITHIN = 15.0
+WITHIN = 40.0
 
 NOTIFIES = """
 file('{here}/fubar', content='foobar').remote_notifies(
