@@ -173,7 +173,9 @@ class History:
             for fault in sorted(others, key=lambda each: each.at):
                 if fault.at < deadline:
                     deadline += fault.until - max(fault.at, kill.at) + settle
-            waiting = [w for w in waits if w.lock == lock and w.asked < kill.at + 1.0 < w.until]
+            waiting = [
+                w for w in waits if w.lock == lock and w.asked < kill.at + 1.0 and w.until > kill.at
+            ]
             if deadline <= self.ended and waiting:
                 yield _Case(kill, lock, deadline, waiting)
 

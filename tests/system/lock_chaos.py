@@ -40,7 +40,7 @@ STUCK_AFTER = SESSION_TIMEOUT + LOCK_DELAY + 5.0
 SETTLE = SESSION_TIMEOUT + LOCK_DELAY + 2.0
 """Seconds for which a fault's effects may last: a session, a lock-delay, finding a server."""
 
-QUIET = 7.0
+QUIET = 8.0
 """Seconds of each calm in which nothing is broken: waiters are served in order."""
 
 ONE_DEATH = STUCK_AFTER + 0.5

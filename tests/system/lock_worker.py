@@ -29,6 +29,15 @@ from registry.contract import (
 CHUNK = 100
 """Entries in one document of a journal."""
 
+_LOOK_PAUSE = 0.05
+"""Seconds between two questions whether the lock is held."""
+
+_LONG_SHARE, _LONG_FACTOR = 0.08, 8
+"""Some sections last for as long as a cut, and see the lock become doubtful and go."""
+
+_LONG_AFTER = 15.0
+"""Seconds of a process without such sections: many are to be served while all is calm."""
+
 
 def journal_of(registry: Registry, lock: str) -> list[dict[str, Any]]:
     """Return the journal of a lock, in the order it was written."""
@@ -145,6 +154,7 @@ class Worker:
         self._sections: tuple[float, float] = tuple(order["sections"])
         self._random = random.Random(order["seed"])
         self._over = over
+        self._began = time.monotonic()
         self._log = open(order["log"], "a", buffering=1, encoding="utf-8")  # noqa: SIM115
         self._registry = open_registry(order["url"], order["session_timeout"], order["lock_delay"])
         self._journal = Journal(self._registry)
@@ -192,12 +202,18 @@ class Worker:
 
     def _work_under(self, lock: str, taken: Taken) -> None:
         entry = {"worker": self._name, "slot": taken.slot, "token": taken.token}
-        until = time.monotonic() + self._random.uniform(*self._sections)
+        looks = round(self._random.uniform(*self._sections) / _LOOK_PAUSE)
+        is_settled = time.monotonic() - self._began > _LONG_AFTER
+        if self._kind == "ours" and is_settled and self._random.random() < _LONG_SHARE:
+            looks *= _LONG_FACTOR
         try:
             self._say_held("granted", lock, taken)
             self._write(lock, {**entry, "event": "enter"}, taken)
-            while time.monotonic() < until and self._say_held("held", lock, taken):
-                time.sleep(0.05)
+            # Counted, not timed: who stood still goes on with what he was at, if he is let.
+            for _ in range(looks):
+                if not self._say_held("held", lock, taken):
+                    break
+                time.sleep(_LOOK_PAUSE)
             self._write(lock, {**entry, "event": "leave"}, taken)
             self._say("left", lock, taken)
         except Exception as error:  # noqa: BLE001 - faults are what this is about
