@@ -38,7 +38,8 @@ _CONNECT_TIMEOUT = 2.0
 _LEAST_SHARE = 0.8
 """Seconds; servers answer in milliseconds, unless their disk or their leader stalls."""
 
-_RECONNECT = {"max_tries": -1, "delay": 0.1, "backoff": 2, "max_delay": 2, "max_jitter": 0.25}
+_RECONNECT = {"max_tries": -1, "delay": 0.1, "backoff": 2, "max_delay": 1.6, "max_jitter": 0.25}
+"""Never more than 2 s between two attempts: the chance comes on top of the longest delay."""
 
 _log = logging.getLogger(__name__)
 
