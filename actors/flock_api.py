@@ -55,7 +55,7 @@ class FlockApi(Actor):
         self._kitchen = kitchen
         self._chains = chains
         self._circles = circles
-        self._topics = flock.node.topics
+        self._publisher = flock.node.topics.publisher
         self._lock = threading.Lock()
         # Begins anywhere, so that nobody takes the number of an earlier process for ours.
         self._changes = secrets.randbits(40)
@@ -105,7 +105,7 @@ class FlockApi(Actor):
             override_run_list = [override_run_list]
 
         caller = self.caller
-        teller = self._topics.teller(caller, str(tell)) if tell and caller else None
+        teller = self._publisher.teller(caller, str(tell)) if tell and caller else None
 
         def order() -> Run:
             return self._kitchen.order_run(

@@ -81,7 +81,7 @@ def furnish(flock: Flock) -> None:
         lookout=lookout,
     )
     flock.before_close(kitchen.on_event(partial(_forget_ended, chains)))
-    publish = flock.node.topics.channel(topic_of(name))
+    publish = flock.node.topics.publisher.channel(topic_of(name))
     flock.before_close(kitchen.on_event(lambda event: publish(for_others(event))))
     circles = watch_for_circles(kitchen, chains, lambda: flock, flock.registry)
     flock.before_close(circles.stop)

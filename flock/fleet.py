@@ -350,7 +350,7 @@ class Flock:
         Returns:
             To how many processes it was sent.
         """
-        return self._joined().topics.publish(topic, value)
+        return self._joined().topics.publisher.publish(topic, value)
 
     def subscribe(self, topic: str, callback: Callable[[str, Any], None]) -> Subscription:
         """Have `callback(publisher, value)` called with what is published on a topic.
@@ -363,7 +363,7 @@ class Flock:
         Returns:
             The subscription; `cancel` ends it.
         """
-        return self._joined().topics.subscribe(topic, callback)
+        return self._joined().topics.subscribers.subscribe(topic, callback)
 
     # --- locks
 

@@ -19,7 +19,7 @@ def test_what_nobody_wants_leaves_no_trace() -> None:
     topics = Topics(registry, Codec(), "here", "g", lambda _: None)
     peer = SimpleNamespace(generation="other")
     heard: list[Any] = []
-    subscription = topics.subscribe("wanted", lambda _, value: heard.append(value))
+    subscription = topics.subscribers.subscribe("wanted", lambda _, value: heard.append(value))
     tracemalloc.start()
     for number in range(1000):
         topics.heard(peer, f"unwanted {number}", number, 1, "there")
@@ -39,9 +39,9 @@ def test_who_listens_hears_what_is_sent_to_him_alone_until_he_stops() -> None:
     there = Topics(registry, Codec(), "there", "other", lambda _: peer)
     here = Topics(registry, Codec(), "here", "g", lambda _: None)
     heard: list[Any] = []
-    stop = here.listen("steps", lambda who, value: heard.append((who, value)))
+    stop = here.subscribers.listen("steps", lambda who, value: heard.append((who, value)))
 
-    tell = there.teller("here", "steps")
+    tell = there.publisher.teller("here", "steps")
     for step in range(3):
         tell(step)
     for message in sent:
@@ -60,7 +60,7 @@ def test_who_is_gone_is_told_nothing_more() -> None:
         raise NodeNotFound("no process")
 
     topics = Topics(SimpleNamespace(), Codec(), "here", "g", peer_of)  # type: ignore[arg-type]
-    tell = topics.teller("gone", "steps")
+    tell = topics.publisher.teller("gone", "steps")
     tell(1)
     tell(2)
     assert asked == ["gone"]
@@ -104,7 +104,7 @@ class Directory:
 def test_a_channel_finds_who_wants_it_prunes_the_dead_and_knows_them_when_they_are_back() -> None:
     there = Directory()
     topics = Topics(there, Codec(), "here", "g", there.peer_of)  # type: ignore[arg-type]
-    publish = topics.channel("steps")
+    publish = topics.publisher.channel("steps")
     publish("nobody hears it")
     there.names, there.here = ["fry", "bender"], {"fry": 1, "bender": 1}
     there.changed()
@@ -129,7 +129,7 @@ def test_a_channel_asks_no_registry_when_something_is_published() -> None:
     there = Directory()
     there.names, there.here = ["fry"], {"fry": 1}
     topics = Topics(there, Codec(), "here", "g", there.peer_of)  # type: ignore[arg-type]
-    publish = topics.channel("steps")
+    publish = topics.publisher.channel("steps")
     publish("a")
     there.children = None  # type: ignore[assignment, method-assign]
     publish("b")

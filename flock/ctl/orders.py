@@ -129,7 +129,7 @@ class Orders:
                 `timed out` and goes on over there. None for no limit.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
-        stop_listening = self._fleet.node.topics.listen(_TOPIC, self._told)
+        stop_listening = self._fleet.node.topics.subscribers.listen(_TOPIC, self._told)
         try:
             return self._follow(deadline, timeout)
         finally:

@@ -1,0 +1,249 @@
+"""What this process publishes: sent once to each process that subscribed.
+
+A publisher watches only topics it publishes on. It waits for nobody and keeps
+nothing: what there is no room for on the way is lost, and the number that each
+message carries lets the other side say how many are. Subscribers that are dead
+are pruned by whoever meets them.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from flock.errors import (
+    CallError,
+    NodeDownError,
+    NodeNotFound,
+    OverloadedError,
+    RegistryError,
+)
+from flock.messages import PUBLISH
+from flock.topic_subscribers import TopicSubscribers, topic_path
+from flock.wire import Codec
+from registry.contract import Cancel, Registry
+
+logger = logging.getLogger(__name__)
+
+_LOOK_AGAIN = 2.0
+"""Seconds between two looks for who listens, while the registry does not answer."""
+
+
+class Teller:
+    """Sends values to one process that listens to a topic; waits for nobody.
+
+    When there is no way to that process it tells it nothing more.
+
+    Attributes:
+        is_gone: there was no way to it.
+    """
+
+    def __init__(
+        self, publisher: TopicPublisher, name: str, topic: str, gone: Callable[[], None]
+    ) -> None:
+        """Note whom to tell; `TopicPublisher.teller` makes it."""
+        self._publisher = publisher
+        self._name = name
+        self._topic = topic
+        self._gone = gone
+        self._numbers = itertools.count(1)
+        self.is_gone = False
+
+    def __call__(self, value: Any) -> None:
+        """Send a value; lost if there is no room for it on the way."""
+        if self.is_gone:
+            return
+        try:
+            self._publisher.tell(self._name, self._topic, value, next(self._numbers))
+        except OverloadedError as error:
+            logger.debug("%s misses something on %r: %s", self._name, self._topic, error)
+        except (CallError, RegistryError) as error:
+            logger.debug("%s is told no more on %r: %s", self._name, self._topic, error)
+            self.is_gone = True
+            self._gone()
+
+
+class _Audience:
+    """The processes that want a topic, as a publisher knows them."""
+
+    def __init__(self) -> None:
+        self.names: Sequence[str] = ()
+        self.is_stale = True
+        self.cancel: Cancel | None = None
+        self.numbers: dict[str, int] = {}
+
+
+class TopicPublisher:
+    """Sends what this process publishes; any thread may."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        codec: Codec,
+        name: str,
+        peer_of: Callable[[str], Any],
+        subscribers: TopicSubscribers,
+    ) -> None:
+        """Begin without anybody to send to.
+
+        Args:
+            registry: holds who wants what.
+            codec: turns messages into bytes.
+            name: this process's name in the registry.
+            peer_of: from a process's name to its peer, visitors included.
+            subscribers: those of this process, which need no peer.
+        """
+        self._registry = registry
+        self._codec = codec
+        self._name = name
+        self._peer_of = peer_of
+        self._subscribers = subscribers
+        self._audiences: dict[str, _Audience] = {}
+        self._lock = threading.Lock()
+        self._closed = threading.Event()
+
+    def teller(self, name: str, topic: str, gone: Callable[[], None] = lambda: None) -> Teller:
+        """Return what sends values to one process that listens to a topic.
+
+        Args:
+            name: the process's name.
+            topic: any text.
+            gone: called once, when there is no way to that process any more.
+        """
+        return Teller(self, name, topic, gone)
+
+    def channel(self, topic: str) -> Callable[[Any], None]:
+        """Return what publishes on a topic from a thread that must not wait.
+
+        Who wants the topic is looked up when that changes, not when something
+        is published: so an outage of the registry holds nobody up, and where
+        nobody listens it costs nothing. What cannot be sent is lost.
+        """
+        path = topic_path(topic)
+        tellers: dict[str, Teller] = {}
+        looking = threading.Lock()
+
+        def look() -> None:
+            """Find who wants it; the lock is held, on a thread that may wait."""
+            names = self._registry.children(path)
+            found = {name: tellers.get(name) for name in names}
+            for name, known in found.items():
+                if known is not None and not known.is_gone:
+                    continue
+                try:
+                    self._peer_of(name)
+                except NodeNotFound:
+                    tellers.pop(name, None)
+                    self._subscribers.withdraw(topic, name)
+                except CallError as error:
+                    logger.debug("%s cannot be told on %r: %s", name, topic, error)
+                else:
+                    tellers[name] = Teller(self, name, topic, look_soon)
+            for name in tellers.keys() - found.keys():
+                tellers.pop(name, None)
+
+        def look_until_seen() -> None:
+            while not self._closed.is_set():
+                try:
+                    with looking:
+                        look()
+                except RegistryError as error:
+                    logger.debug("who listens to %r is not known yet: %s", topic, error)
+                    self._closed.wait(_LOOK_AGAIN)
+                else:
+                    return
+
+        def look_soon() -> None:
+            threading.Thread(target=look_until_seen, name=f"topic-{topic}", daemon=True).start()
+
+        def publish(value: Any) -> None:
+            for teller in list(tellers.values()):
+                teller(value)
+
+        audience = _Audience()
+        audience.cancel = self._registry.watch_children(path, look_soon)
+        with self._lock:
+            self._audiences[f"channel {topic}"] = audience
+        try:
+            with looking:
+                look()
+        except RegistryError:
+            look_soon()
+        return publish
+
+    def publish(self, topic: str, value: Any) -> int:
+        """Send a value to everybody who subscribed to a topic; waits for nobody.
+
+        Returns:
+            To how many processes it was sent.
+
+        Raises:
+            EncodeError: the value cannot travel.
+            RegistryUnavailable: who wants it cannot be known, and was not known before.
+        """
+        self._codec.check_value(value, "the value")
+        self._codec.encode((PUBLISH, topic, value, 0, self._name))
+        audience = self._audience(topic)
+        sent = 0
+        for name in list(audience.names):
+            with self._lock:
+                number = audience.numbers[name] = audience.numbers.get(name, 0) + 1
+            if name == self._name:
+                self._subscribers.deliver(topic, self._name, value)
+                sent += 1
+                continue
+            message = self._codec.encode((PUBLISH, topic, value, number, self._name))
+            try:
+                self._peer_of(name).send(message, urgent=False)
+                sent += 1
+            except (NodeNotFound, NodeDownError):
+                audience.numbers.pop(name, None)
+                audience.is_stale = True
+                self._subscribers.withdraw(topic, name)
+            except CallError as error:
+                logger.debug("%s misses something on %r: %s", name, topic, error)
+        return sent
+
+    def _audience(self, topic: str) -> _Audience:
+        with self._lock:
+            audience = self._audiences.setdefault(topic, _Audience())
+        path = topic_path(topic)
+        if audience.cancel is None:
+            # Watched before it is read, so that no change falls between.
+            audience.cancel = self._registry.watch_children(
+                path, lambda: setattr(audience, "is_stale", True)
+            )
+        if audience.is_stale:
+            audience.is_stale = False
+            try:
+                audience.names = self._registry.children(path)
+            except RegistryError:
+                audience.is_stale = True
+                if not audience.names:
+                    raise
+        return audience
+
+    def tell(self, name: str, topic: str, value: Any, number: int) -> None:
+        """Send a numbered value to one process, as a `Teller` does.
+
+        Raises:
+            CallError: there is no way to it, or no room on it.
+            RegistryUnavailable: it is new here, and the registry cannot be asked.
+        """
+        if name == self._name:
+            self._subscribers.deliver(topic, name, value)
+            return
+        message = self._codec.encode((PUBLISH, topic, value, number, self._name))
+        self._peer_of(name).send(message, urgent=False)
+
+    def close(self) -> None:
+        """Follow no more who wants what."""
+        self._closed.set()
+        with self._lock:
+            audiences = list(self._audiences.values())
+        for audience in audiences:
+            if audience.cancel is not None:
+                audience.cancel()

@@ -1,0 +1,209 @@
+"""Who in this process wants which topics: each gets what is published, in order.
+
+That this process wants a topic is written in the registry (`topics/TOPIC/NAME`
+holds its generation) as long as it has a subscriber for it. A slow subscriber
+costs nobody else anything: what does not fit is dropped, and the next that does
+comes with a `Gap` before it that says how many were lost.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from flock.errors import RegistryError
+from registry.contract import Cancel, Registry
+
+logger = logging.getLogger(__name__)
+
+MAX_WAITING = 1000
+"""Messages that wait for one slow subscriber before more are dropped."""
+
+
+def topic_path(topic: str) -> str:
+    """Return under which path of the registry those who want a topic are listed."""
+    return f"topics/{topic}"
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """Stands where messages were lost; `missed` says how many."""
+
+    missed: int
+
+
+class Subscription:
+    """One subscriber of this process; `cancel` ends it.
+
+    Its callback runs on a thread of its own, one message after the other.
+    """
+
+    def __init__(
+        self, subscribers: TopicSubscribers, topic: str, callback: Callable[[str, Any], None]
+    ) -> None:
+        """Begin to take messages; `TopicSubscribers.subscribe` makes it."""
+        self.topic = topic
+        self._subscribers = subscribers
+        self._callback = callback
+        self._waiting: deque[tuple[str, Any]] = deque()
+        self._missed = 0
+        self._changed = threading.Condition()
+        self._is_over = False
+        self._thread = threading.Thread(target=self._run, name=f"topic-{topic}", daemon=True)
+        self._thread.start()
+
+    def put(self, publisher: str, value: Any) -> None:
+        """Take a message; drop it if too many wait."""
+        with self._changed:
+            if isinstance(value, Gap):
+                self._missed += value.missed
+            elif len(self._waiting) >= MAX_WAITING:
+                self._missed += 1
+            else:
+                if self._missed:
+                    self._waiting.append((publisher, Gap(self._missed)))
+                    self._missed = 0
+                self._waiting.append((publisher, value))
+            self._changed.notify()
+
+    def cancel(self) -> None:
+        """End it; from another thread, after the return the callback is not running."""
+        with self._changed:
+            self._is_over = True
+            self._changed.notify()
+        self._subscribers.forget(self)
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                while not self._waiting and not self._is_over:
+                    self._changed.wait()
+                if self._is_over:
+                    return
+                publisher, value = self._waiting.popleft()
+            try:
+                self._callback(publisher, value)
+            except Exception:
+                logger.exception("a subscriber of %r failed", self.topic)
+
+
+class TopicSubscribers:
+    """The subscribers of this process, by topic."""
+
+    def __init__(self, registry: Registry, name: str, generation: str) -> None:
+        """Begin without any.
+
+        Args:
+            registry: holds who wants what.
+            name: this process's name in the registry.
+            generation: this run of it.
+        """
+        self._registry = registry
+        self._name = name
+        self._generation = generation
+        self._mine: dict[str, list[Subscription]] = {}
+        self._heard: dict[tuple[str, str], int] = {}
+        self._ears: dict[str, Callable[[str, Any], None]] = {}
+        self._lock = threading.RLock()
+
+    def subscribe(self, topic: str, callback: Callable[[str, Any], None]) -> Subscription:
+        """Have `callback(publisher, value)` called with what is published on a topic.
+
+        When it returns, publishers that look from now on see us; one that has
+        looked before does so within moments. `value` may be a `Gap`.
+
+        Raises:
+            RegistryUnavailable: nobody could be told.
+        """
+        with self._lock:
+            subscription = Subscription(self, topic, callback)
+            first = topic not in self._mine
+            self._mine.setdefault(topic, []).append(subscription)
+        try:
+            if first:
+                self._registry.write(f"{topic_path(topic)}/{self._name}", self._generation)
+        except BaseException:
+            subscription.cancel()
+            raise
+        return subscription
+
+    def forget(self, subscription: Subscription) -> None:
+        """Take a subscription out; `Subscription.cancel` calls it."""
+        with self._lock:
+            subscribers = self._mine.get(subscription.topic, [])
+            if subscription not in subscribers:
+                return
+            subscribers.remove(subscription)
+            if subscribers:
+                return
+            del self._mine[subscription.topic]
+        self.withdraw(subscription.topic, self._name)
+
+    def withdraw(self, topic: str, name: str) -> None:
+        """Take an entry out of the registry: ours, or that of a process that is gone."""
+        try:
+            self._registry.delete(f"{topic_path(topic)}/{name}")
+        except RegistryError as error:
+            # A publisher that meets an entry nobody answers for takes it out.
+            logger.info("the subscription of %s to %r stays listed: %s", name, topic, error)
+
+    def listen(self, topic: str, callback: Callable[[str, Any], None]) -> Cancel:
+        """Have `callback(publisher, value)` called with what is sent to this process alone.
+
+        Nobody is told that we listen: whoever sends knows. One listener a topic.
+
+        Args:
+            topic: any text.
+            callback: called on the reader's thread, so it must be quick; `value`
+                may be a `Gap`.
+
+        Returns:
+            A function that ends it.
+        """
+        self._ears[topic] = callback
+
+        def stop() -> None:
+            self._ears.pop(topic, None)
+
+        return stop
+
+    # --- hearing (the reader's thread)
+
+    def heard(self, peer: Any, topic: str, value: Any, number: int, publisher: str) -> None:
+        """Take what a peer published; what nobody here wants leaves no trace."""
+        if topic not in self._mine and topic not in self._ears:
+            return
+        key = (peer.generation, topic)
+        before = self._heard.get(key, 0)
+        self._heard[key] = number
+        if before and number > before + 1:
+            self.deliver(topic, publisher, Gap(number - before - 1))
+        self.deliver(topic, publisher, value)
+
+    def deliver(self, topic: str, publisher: str, value: Any) -> None:
+        """Give a message to everybody here who wants it."""
+        listener = self._ears.get(topic)
+        if listener is not None:
+            listener(publisher, value)
+        with self._lock:
+            subscribers = list(self._mine.get(topic, ()))
+        for subscription in subscribers:
+            subscription.put(publisher, value)
+
+    def peer_over(self, generation: str) -> None:
+        """Forget what is kept of a peer that is gone."""
+        for key in [key for key in list(self._heard) if key[0] == generation]:
+            self._heard.pop(key, None)
+
+    def close(self) -> None:
+        """End all subscriptions, and be listed nowhere."""
+        with self._lock:
+            subscriptions = [each for group in self._mine.values() for each in group]
+        for subscription in subscriptions:
+            subscription.cancel()
