@@ -12,12 +12,13 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from flock.armed_notices import Wish
 from flock.converge.notification import Location, Trail
 from flock.converge.resource import Resource
 from flock.errors import JournalError
 from flock.faults import reached
 from flock.notice import Step, joined_trails
-from flock.outbox import Outbox, Wish
+from flock.outbox import Outbox
 from flock.subscriptions import Subscription, Subscriptions
 
 logger = logging.getLogger(__name__)
@@ -50,7 +51,7 @@ class NoticeDesk:
             return None
         inherited, cause = self._inherited.get(run_id, ((), ""))
         own = [(self._outbox.node, name, act) for name, act in trail]
-        return self._outbox.arm(
+        return self._outbox.armed.arm(
             run_id, str(resource), action, wishes, joined_trails([inherited, own]), cause
         )
 
@@ -59,8 +60,8 @@ class NoticeDesk:
         assert isinstance(armed, list)
         if changed:
             reached("change")
-            return list(self._outbox.make_due(armed))
-        self._outbox.drop(armed)
+            return list(self._outbox.armed.make_due(armed))
+        self._outbox.armed.drop(armed)
         return []
 
     def take_up(self, run_id: str, would_change: Callable[[str, str], bool | None]) -> None:
@@ -71,13 +72,13 @@ class NoticeDesk:
             would_change: says whether an action would still change anything,
                 None if that cannot be told.
         """
-        for each in self._outbox.left_over(run_id):
+        for each in self._outbox.armed.left_over(run_id):
             still_to_do = would_change(each.notifier, each.notifier_action)
             if still_to_do:
                 # Not made, so whoever makes it will tell.
-                self._outbox.drop(each.numbers)
+                self._outbox.armed.drop(each.numbers)
                 continue
-            self._outbox.make_due(each.numbers, maybe_unchanged=still_to_do is None)
+            self._outbox.armed.make_due(each.numbers, maybe_unchanged=still_to_do is None)
             logger.warning(
                 "the process of run %s died when it had %s %s: told now%s",
                 each.run_id,
@@ -85,12 +86,12 @@ class NoticeDesk:
                 each.notifier,
                 "; it may not have changed" if still_to_do is None else "",
             )
-        self._outbox.let_delayed_go()
+        self._outbox.armed.let_delayed_go()
 
     def run_over(self, run_id: str, complete: bool) -> list[dict[str, Any]]:
         """Let go what was put off to the run's end, and renew the subscriptions."""
         self.renew(complete=complete)
-        return list(self._outbox.let_delayed_go(run_id))
+        return list(self._outbox.armed.let_delayed_go(run_id))
 
     # --- what the node calls
 

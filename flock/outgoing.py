@@ -1,4 +1,8 @@
-"""One row of the outbox: a notice, or an answer, that is to leave this machine."""
+"""One row of the outbox: a notice, or an answer, that is to leave this machine.
+
+The table of these rows, and what is done to them inside a transaction that the
+caller has begun.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from flock.notice import Step
+from flock.notice import NOTICE, Notice, Step, comes_round, notice_id
 
 TABLES = """
 CREATE TABLE IF NOT EXISTS notices_out (
@@ -41,6 +45,18 @@ _COLUMNS = (
     "number, id, kind, state, run_id, cause, notifier, notifier_action, target, location,"
     " resource, action, timing, trail, created, mark, error, tries, answer"
 )
+
+
+KEPT_DEAD = 10_000
+"""Dead letters that are kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sender:
+    """Whose notices they are: a node, and the id of its journal."""
+
+    node: str
+    journal: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +109,39 @@ def renewed(row: Outgoing) -> Outgoing:
     return Outgoing(**values)
 
 
+def about(
+    notice: Notice,
+    kind: str,
+    state: str,
+    *,
+    answer: str = "",
+    error: str | None = None,
+    tries: int = 0,
+) -> Outgoing:
+    """Return a row of ours about a notice that came, with its sender as the target."""
+    return Outgoing(
+        number=0,
+        id=notice.id,
+        kind=kind,
+        state=state,
+        run_id="",
+        cause=notice.cause,
+        notifier=notice.notifier,
+        notifier_action="",
+        target=notice.sender,
+        location=None,
+        resource=notice.resource,
+        action=notice.action,
+        timing=notice.timing,
+        trail=notice.trail,
+        created=notice.created,
+        mark=notice.mark,
+        error=error,
+        tries=tries,
+        answer=answer,
+    )
+
+
 def select(
     connection: sqlite3.Connection, where: str, values: Sequence[Any], limit: int = -1
 ) -> list[Outgoing]:
@@ -117,6 +166,66 @@ def trails_of(connection: sqlite3.Connection, number: int) -> list[tuple[Step, .
 def _steps(text: str) -> tuple[Step, ...]:
     """Read a trail."""
     return tuple((node, resource, action) for node, resource, action in json.loads(text))
+
+
+def insert(
+    connection: sqlite3.Connection, sender: Sender, row: Outgoing, *, target: str | None = None
+) -> int:
+    """Insert a row under a new number, with the id that follows; returns the number."""
+    target = target or row.target
+    number: int = connection.execute(
+        "INSERT INTO notices_out (id, kind, state, run_id, cause, notifier, notifier_action,"
+        " target, location, resource, action, timing, trail, created, mark, error, tries,"
+        " answer)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING number",
+        (
+            row.id,
+            row.kind,
+            row.state,
+            row.run_id,
+            row.cause,
+            row.notifier,
+            row.notifier_action,
+            target,
+            None if target else row.location,
+            row.resource,
+            row.action,
+            row.timing,
+            json.dumps(row.trail),
+            row.created,
+            row.mark,
+            row.error,
+            row.tries,
+            row.answer,
+        ),
+    ).fetchone()[0]
+    if row.kind == NOTICE:
+        place = target if target is not None else location_text(row.location or "{}")
+        own_id = notice_id(sender.node, sender.journal, row.cause, row.notifier, number, place)
+        connection.execute("UPDATE notices_out SET id = ? WHERE number = ?", (own_id, number))
+    return number
+
+
+def send_off(connection: sqlite3.Connection, rows: Sequence[Outgoing]) -> list[dict[str, str]]:
+    """Return the report's rows of what leaves; what would go in a circle is cut."""
+    gone: list[dict[str, str]] = []
+    for row in rows:
+        circle = None
+        if row.target is not None and row.kind == NOTICE:
+            circle = comes_round(row.trail, (row.target, row.resource, row.action))
+        if circle is not None:
+            bury(connection, row.number, circle)
+            continue
+        gone.append({"id": row.id, "to": row.place, "resource": row.resource, "action": row.action})
+    return gone
+
+
+def bury(connection: sqlite3.Connection, number: int, error: str) -> None:
+    """Make a row a dead letter."""
+    connection.execute(
+        "UPDATE notices_out SET state = 'dead', error = ? WHERE number = ?", (error, number)
+    )
+    trim(connection, "dead", KEPT_DEAD)
 
 
 def trim(connection: sqlite3.Connection, state: str, kept: int) -> None:

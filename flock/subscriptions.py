@@ -16,8 +16,8 @@ import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
+from flock.armed_notices import Wish
 from flock.journal import Journal
-from flock.outbox import Wish
 from registry.contract import Cancel, Registry, is_node_name
 
 logger = logging.getLogger(__name__)

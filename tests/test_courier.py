@@ -6,10 +6,11 @@ from types import SimpleNamespace
 
 import pytest
 
+from flock.armed_notices import Wish
 from flock.courier import Courier
 from flock.errors import DocumentTooLarge, QueueFull, RegistryUnavailable, UsageError
 from flock.journal import Journal
-from flock.outbox import Outbox, Wish
+from flock.outbox import Outbox
 
 
 class Queues:
@@ -59,7 +60,7 @@ def here(tmp_path):
 
     def tell(resource, *nodes):
         wish = Wish(resource, "run", nodes=nodes, location={"roles": ["web"]})
-        here.outbox.make_due(here.outbox.arm("r", "file[a]", "create", [wish]))
+        here.outbox.armed.make_due(here.outbox.armed.arm("r", "file[a]", "create", [wish]))
 
     here.tell = tell
     yield here

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from flock.armed_notices import Wish, check_wish
 from flock.errors import UsageError
 from flock.journal import Journal
 from flock.notice import (
@@ -16,7 +17,7 @@ from flock.notice import (
     notice_id,
     with_mark,
 )
-from flock.outbox import Outbox, Wish, check_wish
+from flock.outbox import Outbox
 from flock.outgoing import location_text
 from flock.receipts import Receipts
 
@@ -42,7 +43,7 @@ def receipts(journal):
 
 def told(outbox, *wishes, run="r1", trail=()):
     """Arm and make due, as a change does."""
-    return outbox.make_due(outbox.arm(run, "file[a]", "create", wishes, trail))
+    return outbox.armed.make_due(outbox.armed.arm(run, "file[a]", "create", wishes, trail))
 
 
 def came(number=1, resource="execute[x]", **values):
@@ -141,10 +142,10 @@ def test_a_location_is_shown_as_a_query():
 
 
 def test_what_is_armed_does_not_leave_before_the_change_was_made(outbox):
-    armed = outbox.arm("r1", "file[a]", "create", [TO_BENDER1])
+    armed = outbox.armed.arm("r1", "file[a]", "create", [TO_BENDER1])
     assert outbox.targets() == []
 
-    rows = outbox.make_due(armed)
+    rows = outbox.armed.make_due(armed)
 
     assert outbox.targets() == ["bender1"]
     (notice,) = outbox.due("bender1")
@@ -153,17 +154,17 @@ def test_what_is_armed_does_not_leave_before_the_change_was_made(outbox):
 
 
 def test_what_is_dropped_is_never_sent(outbox):
-    outbox.drop(outbox.arm("r1", "file[a]", "create", [TO_BENDER1]))
+    outbox.armed.drop(outbox.armed.arm("r1", "file[a]", "create", [TO_BENDER1]))
 
-    assert outbox.left_over("") == []
+    assert outbox.armed.left_over("") == []
     assert outbox.rows(all_of_them=True) == []
 
 
 def test_what_is_due_cannot_be_dropped_any_more(outbox):
-    armed = outbox.arm("r1", "file[a]", "create", [TO_BENDER1])
-    outbox.make_due(armed)
+    armed = outbox.armed.arm("r1", "file[a]", "create", [TO_BENDER1])
+    outbox.armed.make_due(armed)
 
-    outbox.drop(armed)
+    outbox.armed.drop(armed)
 
     assert outbox.targets() == ["bender1"]
 
@@ -171,10 +172,10 @@ def test_what_is_due_cannot_be_dropped_any_more(outbox):
 def test_somebody_is_woken_when_something_is_due(outbox):
     woken = []
     outbox.on_due(lambda: woken.append(True))
-    armed = outbox.arm("r1", "file[a]", "create", [TO_BENDER1])
+    armed = outbox.armed.arm("r1", "file[a]", "create", [TO_BENDER1])
     assert woken == []
 
-    outbox.make_due(armed)
+    outbox.armed.make_due(armed)
 
     assert woken == [True]
 
@@ -189,10 +190,10 @@ def test_one_change_makes_a_notice_for_each_machine_once(outbox):
 
 
 def test_left_over_is_what_other_runs_armed(outbox):
-    mine = outbox.arm("r2", "file[a]", "create", [TO_BENDER1])
-    dead = outbox.arm("r1", "file[b]", "create", [TO_BENDER1, TO_BENDER1])
+    mine = outbox.armed.arm("r2", "file[a]", "create", [TO_BENDER1])
+    dead = outbox.armed.arm("r1", "file[b]", "create", [TO_BENDER1, TO_BENDER1])
 
-    (left,) = outbox.left_over("r2")
+    (left,) = outbox.armed.left_over("r2")
 
     assert (left.run_id, left.notifier, left.notifier_action) == ("r1", "file[b]", "create")
     assert list(left.numbers) == dead
@@ -200,9 +201,9 @@ def test_left_over_is_what_other_runs_armed(outbox):
 
 
 def test_what_may_not_have_changed_says_so(outbox):
-    armed = outbox.arm("r1", "execute[a]", "run", [TO_BENDER1])
+    armed = outbox.armed.arm("r1", "execute[a]", "run", [TO_BENDER1])
 
-    outbox.make_due(armed, maybe_unchanged=True)
+    outbox.armed.make_due(armed, maybe_unchanged=True)
 
     assert outbox.due("bender1")[0].mark == MAYBE_UNCHANGED
 
@@ -214,12 +215,12 @@ def test_delayed_ones_wait_for_the_end_of_their_run_and_merge(outbox):
     told(outbox, late, run="r2")
     assert outbox.targets() == []
 
-    rows = outbox.let_delayed_go("r1")
+    rows = outbox.armed.let_delayed_go("r1")
 
     (notice,) = outbox.due("bender1")
     assert [row["id"] for row in rows] == [notice.id]
     assert notice.trail == (("bender0", "file[a]", "create"), ("bender0", "file[b]", "create"))
-    outbox.let_delayed_go()
+    outbox.armed.let_delayed_go()
     assert len(outbox.due("bender1")) == 2
 
 
@@ -266,7 +267,7 @@ def test_notices_of_a_target_are_in_order_and_carry_the_lowest_number_still_trie
 def test_numbers_only_grow_though_everything_was_sent(outbox, journal):
     told(outbox, TO_BENDER1)
     (first,) = outbox.due("bender1")
-    outbox.drop(outbox.arm("r1", "file[a]", "create", [TO_BENDER1]))
+    outbox.armed.drop(outbox.armed.arm("r1", "file[a]", "create", [TO_BENDER1]))
 
     told(Outbox(journal, "bender0"), TO_BENDER1)
 

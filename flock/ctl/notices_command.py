@@ -156,8 +156,8 @@ def notify(line: CommandLine, node: str, resource: str, action: str) -> None:
     Returns as soon as the notice is safe in the registry; `flockctl notices`
     shows what became of it.
     """
+    from flock.armed_notices import check_wish
     from flock.notice import Notice, queue_of
-    from flock.outbox import check_wish
 
     name = line.talk_to(node)
     check_wish(name, resource, action)
