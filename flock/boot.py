@@ -25,6 +25,7 @@ from flock.converge.kitchen import Kitchen
 from flock.converge.locks import Locksmith, LockWish
 from flock.converge.waiting import Lookout
 from flock.errors import ConvergeError, FlockError, NameTaken, SettingsError
+from flock.extensions import load_actors, load_handlers
 from flock.fleet import Flock
 from flock.journal import Journal
 from flock.locksmith import RegistryLocksmith
@@ -35,7 +36,7 @@ from flock.object_keeper import ObjectKeeper
 from flock.run_chains import RunChains
 from flock.run_events import for_others, topic_of
 from flock.run_waits import run_chains, watch_for_circles
-from flock.settings import STOCK_ACTORS, Settings, load_actors, load_handlers
+from flock.settings import STOCK_ACTORS, Settings
 from flock.tokens import Tokens
 
 logger = logging.getLogger(__name__)

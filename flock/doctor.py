@@ -33,11 +33,12 @@ from flock.errors import (
     WrongRegistry,
     exit_code,
 )
+from flock.extensions import make_registry
 from flock.fleet import Flock
 from flock.messages import PROTOCOL
 from flock.node import raise_file_limit
 from flock.node_objects import NodeObjects
-from flock.settings import Settings, load_settings, make_registry
+from flock.settings import Settings, load_settings
 from registry.contract import PresenceRecord, Registry
 
 MOST_CLOCK_DIFFERENCE = 2.0

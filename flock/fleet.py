@@ -21,12 +21,13 @@ import pykka
 
 from flock.calls import CallOptions, Calls
 from flock.errors import CallError, NameTaken, NodeNotFound, UsageError
+from flock.extensions import make_registry
 from flock.globals import Globals
 from flock.monitors import Down, Monitor
 from flock.node import Node, raise_file_limit
 from flock.node_objects import NodeObject, NodeObjects
 from flock.proxy import ActorProxy, NodeProxy, handle_maker, points_at
-from flock.settings import Settings, load_settings, make_registry
+from flock.settings import Settings, load_settings
 from flock.supervisor import MAX_RESTARTS, RESTART_WINDOW, Group, Strategy
 from flock.topics import Subscription
 from registry.contract import Lock, LockLost, LockOwner, LockState, PresenceRecord, Registry

@@ -10,9 +10,10 @@ from typing import Any
 
 from flock.converge.locks import LockWish
 from flock.errors import FlockError, RegistryUnavailable
+from flock.extensions import make_registry
 from flock.fleet import Flock
 from flock.node_objects import NodeObjects
-from flock.settings import Settings, make_registry
+from flock.settings import Settings
 from registry.contract import Lock, LockOwner, LockStatus, Registry
 from registry.processes import this_process
 

@@ -15,11 +15,8 @@ the names of `Settings` as keys, and refused if others can write it:
 Relative paths are taken from the file's folder, else from the working
 directory.
 
-Here, too, is what is loaded by name: the registry's backends by the scheme of
-their URL, the actors of a node, and what is called at a run's start and end. So
-kazoo is not imported on one machine, and a site adds an actor without touching
-ours. A site's module is found as Python finds any: installed beside us, or in a
-folder of `PYTHONPATH`.
+What they name, the registry's backend, actors and handlers, is imported by
+`flock/extensions.py`.
 """
 
 from __future__ import annotations
@@ -28,11 +25,10 @@ import difflib
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from flock.errors import SettingsError, WrongRegistry
+from flock.errors import SettingsError
 from flock.setting_values import (
     Reader,
     actor_homes,
@@ -52,7 +48,7 @@ from flock.setting_values import (
     without_password,
 )
 from flock.settings_file import find_settings_file, read_settings_file
-from registry.contract import NODE_NAME_RULE, Registry, RegistrySettings
+from registry.contract import NODE_NAME_RULE
 
 BACKENDS: Mapping[str, str] = {
     "embedded": "registry.embedded:EmbeddedRegistry",
@@ -68,6 +64,9 @@ STOCK_ACTORS: Mapping[str, str] = {
     "sink": "actors.sink:Sink",
 }
 """The actors that answer on every node."""
+
+REGISTRY_FORM = "embedded:DIR or zookeeper://[user:password@]host:port[,…]/root"
+"""How a registry is written, for messages."""
 
 Handler = Callable[[dict[str, Any]], object]
 """What is called at a run's start or end."""
@@ -218,112 +217,6 @@ def load_settings(arguments: Mapping[str, Any] | None = None) -> Settings:
     return settings
 
 
-# --- what is loaded by name ----------------------------------------------------
-
-
-def make_registry(settings: Settings) -> Registry:
-    """Make the registry's backend, without opening it; imports only the one that is used.
-
-    Raises:
-        WrongRegistry: the URL names none.
-    """
-    scheme = settings.registry.partition(":")[0]
-    if scheme not in BACKENDS:
-        raise WrongRegistry(
-            f"{settings.shown_registry!r} is no registry; wanted is {_REGISTRY_FORM}"
-        )
-    backend = _load_class(BACKENDS[scheme], "registry backend")
-    try:
-        registry: Registry = backend(
-            RegistrySettings(
-                url=settings.registry,
-                session_timeout=settings.session_timeout,
-                lock_delay=settings.lock_delay,
-                zookeeper_ca=settings.zookeeper_ca,
-                zookeeper_cert=settings.zookeeper_cert,
-                zookeeper_key=settings.zookeeper_key,
-            )
-        )
-    except WrongRegistry as error:
-        raise WrongRegistry(f"{error} (registry from: {settings.origin('registry')})") from None
-    return registry
-
-
-def load_actors(settings: Settings) -> dict[str, type[Any]]:
-    """Import the classes of a node's actors: the stock ones first, then the site's.
-
-    Raises:
-        SettingsError: a module or class of `actors` is not there.
-    """
-    stock = {name: _load_class(home, f"actor {name!r}") for name, home in STOCK_ACTORS.items()}
-    origin = settings.origin("actors")
-    return stock | {
-        name: _load_class(home, f"actor {name!r} (from: {origin})")
-        for name, home in settings.actors.items()
-    }
-
-
-def load_handlers(settings: Settings, moment: str) -> tuple[Handler, ...]:
-    """Import what is called at a moment of each run.
-
-    Args:
-        settings: they name it.
-        moment: `start`, `report` or `exception`.
-
-    Raises:
-        SettingsError: a module or function is not there.
-    """
-    name = f"{moment}_handlers"
-    handlers: list[Handler] = []
-    for each in getattr(settings, name):
-        found = each
-        if isinstance(each, str):
-            what = f"the {moment} handler {each!r} (from: {settings.origin(name)})"
-            found = _load(each, what)
-            if not callable(found):
-                raise SettingsError(f"{what} cannot be called: it is {found!r}")
-        handlers.append(found)
-    return tuple(handlers)
-
-
-def load_site(settings: Settings) -> None:
-    """Import all that the settings name of a site's own; loading it again costs nothing.
-
-    Raises:
-        SettingsError: something is not there.
-    """
-    load_actors(settings)
-    for moment in ("start", "report", "exception"):
-        load_handlers(settings, moment)
-
-
-def _load_class(home: str, what: str) -> type[Any]:
-    """Import a class by its `module:Class`."""
-    found = _load(home, what)
-    if not isinstance(found, type):
-        raise SettingsError(f"{what} cannot be loaded: {home!r} is no class")
-    return found
-
-
-def _load(home: str, what: str) -> Any:
-    """Import what stands under a name of a module."""
-    module_name, _, name = home.partition(":")
-    try:
-        module = import_module(module_name)
-    except (Exception, SystemExit) as error:  # a site's file may fail in any way
-        raise SettingsError(
-            f"{what} cannot be loaded from {home!r}: {type(error).__name__}: {error}"
-        ) from error
-    try:
-        return getattr(module, name)
-    except AttributeError:
-        near = difflib.get_close_matches(name, vars(module), n=1)
-        suggestion = f"; did you mean {near[0]!r}?" if near else ""
-        raise SettingsError(
-            f"{what} cannot be loaded: {module_name} has no {name!r}{suggestion}"
-        ) from None
-
-
 # --- the settings one by one ---------------------------------------------------
 
 
@@ -376,11 +269,10 @@ _POSITIVE = "a number of seconds above 0"
 _NOT_NEGATIVE = "a number of seconds, 0 or more"
 _YES_OR_NO = "true or false"
 _HANDLERS = "a list of 'module:function'"
-_REGISTRY_FORM = "embedded:DIR or zookeeper://[user:password@]host:port[,…]/root"
 
 SETTINGS: Mapping[str, tuple[Reader, str]] = {
     "name": (read_node_name, NODE_NAME_RULE),
-    "registry": (registry_url(BACKENDS), _REGISTRY_FORM),
+    "registry": (registry_url(BACKENDS), REGISTRY_FORM),
     "listen": (read_listen, "tcp://HOST:PORT, with * for a free port"),
     "advertise": (read_advertise, "tcp://HOST or tcp://HOST:PORT"),
     "crypto": (read_flag, _YES_OR_NO),

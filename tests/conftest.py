@@ -6,6 +6,7 @@
 - one kind takes `embedded_url` or `zookeeper_url`: both fresh and empty;
 - to kill or pause servers takes `own_zookeeper` or `own_ensemble`;
 - a folder for sockets takes `short_path`, since a socket's path ends at 107 bytes;
+- settings of its own alone takes `here`, an empty working directory;
 - to change the machine itself is marked `system_changes`.
 """
 
@@ -52,6 +53,14 @@ THREADS_OF_LIBRARIES = (
 
 _lasting_processes: set[int] = set()
 """What a fixture of the session keeps running."""
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Work in an empty folder, out of reach of the machine's own configuration file."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("flock.settings_file.SYSTEM_FILE", tmp_path / "etc" / "flock.toml")
+    return tmp_path
 
 
 # --- registries ----------------------------------------------------------------

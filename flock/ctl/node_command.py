@@ -122,8 +122,8 @@ def _join(line: CommandLine, signals: StopSignals) -> Flock | None:
     Until then runs go on as the interval says, from what the journal knows.
     """
     from flock.boot import node_keys
+    from flock.extensions import load_site
     from flock.fleet import Flock
-    from flock.settings import load_site
 
     settings = line.settings()
     # What is wrong there is said now, not when the registry answers.

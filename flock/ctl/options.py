@@ -66,7 +66,7 @@ class CommandLine:
         Raises:
             RegistryUnavailable: it does not answer in time.
         """
-        from flock.settings import make_registry
+        from flock.extensions import make_registry
 
         settings = self.settings()
         registry = make_registry(settings)

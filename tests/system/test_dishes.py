@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
+from flock.extensions import make_registry
 from flock.journal import Journal
 from flock.node_objects import NodeObjects
 from flock.object_keeper import ObjectKeeper, home_of
-from flock.settings import load_settings, make_registry
+from flock.settings import load_settings
 from tests.flockctl import Flockctl, flockctl_on
 from tests.support import eventually
 

@@ -19,8 +19,9 @@ from kazoo.security import OPEN_ACL_UNSAFE, make_acl, make_digest_acl
 import actors.info
 from flock import Flock
 from flock.doctor import Finding, clock, examine_node, file_limit, own_key, versions
+from flock.extensions import make_registry
 from flock.messages import PROTOCOL
-from flock.settings import load_settings, make_registry
+from flock.settings import load_settings
 from tests.flockctl import Ended, Flockctl, flockctl_on
 
 

@@ -4,11 +4,12 @@ import threading
 import pytest
 
 from flock.errors import BusyError, DocumentTooLarge, NodeNotFound, RegistryUnavailable, UsageError
+from flock.extensions import make_registry
 from flock.fleet import Flock
 from flock.journal import Journal
 from flock.node_objects import MAX_HEAD_BYTES, Home, NodeObject, NodeObjects, merged
 from flock.object_keeper import ObjectKeeper
-from flock.settings import load_settings, make_registry
+from flock.settings import load_settings
 from registry.contract import MAX_DOCUMENT_BYTES
 from tests.support import eventually
 

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from flock.ctl.names import known_names
+from flock.extensions import make_registry
 from flock.node_objects import NodeObjects
 from flock.notice import queue_of
-from flock.settings import load_settings, make_registry
+from flock.settings import load_settings
 from flock.subscriptions import FOLDER
 from tests.flockctl import Flockctl, flockctl_on
 from tests.support import eventually
