@@ -4,14 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.kitchens import Site, rows
-
-
-@pytest.fixture
-def site(tmp_path):
-    site = Site(tmp_path)
-    yield site
-    site.close()
+from tests.kitchens import rows
 
 
 def test_recipes_are_executed_in_order_and_each_once(site):

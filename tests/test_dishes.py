@@ -7,14 +7,7 @@ import shutil
 
 import pytest
 
-from tests.kitchens import Site, failure, rows, states
-
-
-@pytest.fixture
-def site(tmp_path):
-    site = Site(tmp_path)
-    yield site
-    site.close()
+from tests.kitchens import failure, rows, states
 
 
 def dish_and_sink(site, *, action="use", sink="default", wash="cb::wash"):

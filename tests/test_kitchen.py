@@ -20,15 +20,8 @@ from flock.errors import (
     RecipeError,
     RunCancelled,
 )
-from tests.kitchens import Site, is_running, states
+from tests.kitchens import is_running, states
 from tests.support import eventually
-
-
-@pytest.fixture
-def site(tmp_path):
-    site = Site(tmp_path)
-    yield site
-    site.close()
 
 
 @pytest.fixture

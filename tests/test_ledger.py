@@ -12,14 +12,7 @@ from flock.converge.resource import declare
 from flock.converge.resources.log import Log
 from flock.errors import JournalError
 from flock.journal import Journal
-from tests.kitchens import Site, rows, states
-
-
-@pytest.fixture
-def site(tmp_path):
-    site = Site(tmp_path)
-    yield site
-    site.close()
+from tests.kitchens import rows, states
 
 
 @pytest.fixture

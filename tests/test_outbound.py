@@ -4,15 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from tests.kitchens import Site
-
-
-@pytest.fixture
-def site(tmp_path):
-    site = Site(tmp_path)
-    yield site
-    site.close()
-
 
 class Outbound:
     """Notes what it is told; concerns `bender1` for each resource that has remote notifications."""

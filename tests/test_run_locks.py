@@ -6,14 +6,7 @@ import pytest
 
 from flock.errors import LockTimeout, RegistryUnavailable
 from registry.contract import Holder, LockState
-from tests.kitchens import Site, rows, states
-
-
-@pytest.fixture
-def site(tmp_path):
-    site = Site(tmp_path)
-    yield site
-    site.close()
+from tests.kitchens import rows, states
 
 
 class Lock:

@@ -9,15 +9,8 @@ import pytest
 
 from flock.errors import DeadlockError, NodeUnreachable, RegistryUnavailable
 from registry.readings import Reading, note
-from tests.kitchens import Site, rows, states
+from tests.kitchens import rows, states
 from tests.support import eventually
-
-
-@pytest.fixture
-def site(tmp_path):
-    site = Site(tmp_path)
-    yield site
-    site.close()
 
 
 def row(report, resource, action=None):

@@ -11,14 +11,7 @@ from flock.converge.kinds import Kinds, stock_kind_names
 from flock.converge.provider import MAX_DIFF_LINES, Kind, text_diff
 from flock.converge.resource import Resource
 from flock.errors import RecipeError
-from tests.kitchens import Site, states
-
-
-@pytest.fixture
-def site(tmp_path):
-    site = Site(tmp_path)
-    yield site
-    site.close()
+from tests.kitchens import states
 
 
 def changes(report):

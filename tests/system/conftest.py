@@ -5,13 +5,59 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from flock import Flock
 from tests.flockctl import Flockctl, flockctl_on
 from tests.support import eventually
+from tests.system.flock_process import FlockProcess, Start
 from tests.system.waiting_kitchens import DEFAULT, LONG, NODES, Kitchens
+
+# --- the command ---------------------------------------------------------------
+
+
+@pytest.fixture
+def flockctl(registry_url: str, tmp_path: Path) -> Iterator[Flockctl]:
+    """Give the command, once on each kind of registry."""
+    with flockctl_on(registry_url, tmp_path) as command:
+        yield command
+
+
+@pytest.fixture
+def alone(embedded_url: str, tmp_path: Path) -> Iterator[Flockctl]:
+    """Give the command on an embedded registry of this test."""
+    with flockctl_on(embedded_url, tmp_path) as command:
+        yield command
+
+
+# --- other processes -----------------------------------------------------------
+
+
+@pytest.fixture
+def start(registry_url: str, tmp_path: Path) -> Iterator[Start]:
+    """Give what starts other processes; they end with the test."""
+    started: list[FlockProcess] = []
+
+    def start_one(name: str | None = "there", **settings: Any) -> FlockProcess:
+        process = FlockProcess(name, registry_url, tmp_path, **settings)
+        started.append(process)
+        return process
+
+    yield start_one
+    for process in started:
+        process.close()
+
+
+@pytest.fixture
+def visitor(registry_url: str) -> Iterator[Flock]:
+    """Give a visitor of the flock on that registry."""
+    with Flock(registry=registry_url) as flock:
+        yield flock
+
+
+# --- nodes whose recipes wait --------------------------------------------------
 
 
 @pytest.fixture(scope="module", params=["embedded", "zookeeper"])

@@ -261,6 +261,10 @@ class FlockProcess(OrderedProcess):
         return self.do("call", node=node, actor=actor, method=method, args=args, **more)
 
 
+Start = Callable[..., FlockProcess]
+"""What starts a process by the name it is to have: the fixture `start`."""
+
+
 # --- the other process -----------------------------------------------------------
 
 

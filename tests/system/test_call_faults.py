@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,36 +27,13 @@ from flock.errors import (
 from flock.messages import CALL, HELLO, PROTOCOL, TELL
 from flock.wire import Codec, frame_of
 from tests.support import eventually
-from tests.system.flock_process import FlockProcess, Target
+from tests.system.flock_process import FlockProcess, Start, Target
 
 SOON = 1.0
 """Seconds within which the end of a connection is known."""
 
 SILENCE = 10.0
 """Seconds within which a silent peer fails its calls."""
-
-Start = Callable[..., FlockProcess]
-
-
-@pytest.fixture
-def start(registry_url: str, tmp_path: Path) -> Iterator[Start]:
-    """Give what starts other processes; they end with the test."""
-    started: list[FlockProcess] = []
-
-    def start_one(name: str | None = "there", **settings: Any) -> FlockProcess:
-        process = FlockProcess(name, registry_url, tmp_path, **settings)
-        started.append(process)
-        return process
-
-    yield start_one
-    for process in started:
-        process.close()
-
-
-@pytest.fixture
-def visitor(registry_url: str) -> Iterator[Flock]:
-    with Flock(registry=registry_url) as flock:
-        yield flock
 
 
 def error_of(call: Callable[[], Any]) -> Exception:

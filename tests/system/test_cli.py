@@ -29,20 +29,6 @@ REPORT_FIELDS = (
 )
 
 
-@pytest.fixture
-def flockctl(registry_url: str, tmp_path: Path) -> Iterator[Flockctl]:
-    """Give the command, once on each kind of registry."""
-    with flockctl_on(registry_url, tmp_path) as command:
-        yield command
-
-
-@pytest.fixture
-def alone(embedded_url: str, tmp_path: Path) -> Iterator[Flockctl]:
-    """Give the command on an embedded registry of this test."""
-    with flockctl_on(embedded_url, tmp_path) as command:
-        yield command
-
-
 @pytest.fixture(scope="module")
 def shared() -> Iterator[Flockctl]:
     """Give the command on a registry where bender0 and bender1 are, for tests that ask only."""

@@ -17,15 +17,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.kitchens import Site, is_running
+from tests.kitchens import is_running
 from tests.support import eventually
-
-
-@pytest.fixture
-def site(tmp_path):
-    site = Site(tmp_path)
-    yield site
-    site.close()
 
 
 @pytest.fixture

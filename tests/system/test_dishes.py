@@ -5,11 +5,8 @@ from __future__ import annotations
 import contextlib
 import shutil
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 from flock.extensions import make_registry
 from flock.journal import Journal
@@ -20,13 +17,6 @@ from tests.flockctl import Flockctl, flockctl_on
 from tests.support import eventually
 
 FIELDS = ["name", "recipe", "wash_recipe", "sink", "state", "washed_at"]
-
-
-@pytest.fixture
-def flockctl(registry_url: str, tmp_path: Path) -> Iterator[Flockctl]:
-    """Give the command, once on each kind of registry."""
-    with flockctl_on(registry_url, tmp_path) as command:
-        yield command
 
 
 def write_cookbooks(command: Flockctl) -> None:

@@ -22,13 +22,7 @@ from flock.doctor import Finding, clock, examine_node, file_limit, own_key, vers
 from flock.extensions import make_registry
 from flock.messages import PROTOCOL
 from flock.settings import load_settings
-from tests.flockctl import Ended, Flockctl, flockctl_on
-
-
-@pytest.fixture
-def flockctl(registry_url: str, tmp_path: Path) -> Iterator[Flockctl]:
-    with flockctl_on(registry_url, tmp_path) as command:
-        yield command
+from tests.flockctl import Ended, flockctl_on
 
 
 @pytest.fixture

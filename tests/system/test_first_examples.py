@@ -7,12 +7,11 @@ paths are the test's own.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from flock import Flock
-from tests.flockctl import Flockctl, flockctl_on
+from tests.flockctl import Flockctl
 from tests.support import eventually
 
 WITHIN = 40.0
@@ -42,13 +41,6 @@ WAITS_WHILE = """
 file('{here}/later', content='x').wait_while(
     lambda: FlockOfChefs['bender0']['flock_api'].active(), timeout=300, pause=0.1)
 """
-
-
-@pytest.fixture
-def flockctl(registry_url: str, tmp_path: Path) -> Iterator[Flockctl]:
-    """Give the command, once on each kind of registry."""
-    with flockctl_on(registry_url, tmp_path) as command:
-        yield command
 
 
 @pytest.fixture

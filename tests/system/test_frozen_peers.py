@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,36 +17,13 @@ from flock.errors import (
     NodeUnreachable,
 )
 from tests.support import eventually
-from tests.system.flock_process import FlockProcess
+from tests.system.flock_process import Start
 
 FROZEN = 15.0
 """Seconds for which a process is stopped."""
 
 SILENCE = 10.0
 """Seconds within which a silent peer fails its calls."""
-
-Start = Callable[..., FlockProcess]
-
-
-@pytest.fixture
-def start(registry_url: str, tmp_path: Path) -> Iterator[Start]:
-    """Give what starts other processes; they end with the test."""
-    started: list[FlockProcess] = []
-
-    def start_one(name: str) -> FlockProcess:
-        process = FlockProcess(name, registry_url, tmp_path)
-        started.append(process)
-        return process
-
-    yield start_one
-    for process in started:
-        process.close()
-
-
-@pytest.fixture
-def visitor(registry_url: str) -> Iterator[Flock]:
-    with Flock(registry=registry_url) as flock:
-        yield flock
 
 
 def end_of(future: Any) -> CallError:

@@ -6,9 +6,7 @@ is kept for each visitor shows), and memory.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
 
 import pytest
 import zmq
@@ -16,25 +14,9 @@ import zmq
 from flock import Flock
 from flock.errors import CallError
 from tests.support import eventually
-from tests.system.flock_process import FlockProcess, what_is_kept
+from tests.system.flock_process import Start, what_is_kept
 
-Start = Callable[..., FlockProcess]
 Counts = dict[str, int]
-
-
-@pytest.fixture
-def start(registry_url: str, tmp_path: Path) -> Iterator[Start]:
-    """Give what starts other processes; they end with the test."""
-    started: list[FlockProcess] = []
-
-    def start_one(name: str | None, **settings: Any) -> FlockProcess:
-        process = FlockProcess(name, registry_url, tmp_path, **settings)
-        started.append(process)
-        return process
-
-    yield start_one
-    for process in started:
-        process.close()
 
 
 def left_over(count: Callable[[], Counts], before: Counts, times: int) -> Counts:

@@ -27,18 +27,6 @@ from tests.system.registry_process import new_registry
 pytestmark = pytest.mark.timeout(90)
 
 
-@pytest.fixture
-def flockctl(registry_url: str, tmp_path: Path) -> Iterator[Flockctl]:
-    with flockctl_on(registry_url, tmp_path) as command:
-        yield command
-
-
-@pytest.fixture
-def alone(embedded_url: str, tmp_path: Path) -> Iterator[Flockctl]:
-    with flockctl_on(embedded_url, tmp_path) as command:
-        yield command
-
-
 def rows(flockctl: Flockctl) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = flockctl("locks", "--json").value
     return found

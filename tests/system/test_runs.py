@@ -5,8 +5,6 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,18 +13,11 @@ from flock import Flock
 from flock.boot import Timetable
 from flock.errors import BusyError
 from flock.journal import KEPT_RUNS
-from tests.flockctl import Flockctl, flockctl_on
+from tests.flockctl import flockctl_on
 from tests.kitchens import is_running
 from tests.support import eventually
 
 LONG = 30.0
-
-
-@pytest.fixture
-def flockctl(registry_url: str, tmp_path: Path) -> Iterator[Flockctl]:
-    """Give the command, once on each kind of registry."""
-    with flockctl_on(registry_url, tmp_path) as command:
-        yield command
 
 
 STUBBORN = """

@@ -3,20 +3,9 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
-from pathlib import Path
-
-import pytest
 
 from flock.ctl.reports import stack_lines
-from tests.flockctl import Flockctl, flockctl_on
-
-
-@pytest.fixture
-def alone(embedded_url: str, tmp_path: Path) -> Iterator[Flockctl]:
-    """Give the command on an embedded registry of this test."""
-    with flockctl_on(embedded_url, tmp_path) as command:
-        yield command
+from tests.flockctl import Flockctl
 
 
 def test_the_stack_of_a_node_is_shown_and_logged_at_sigusr1(alone: Flockctl) -> None:
