@@ -191,8 +191,8 @@ class Reader:
         receive = socket.recv
         trusted = self._trusted
         with socket:
-            route = receive()
             while True:
+                route = receive()
                 try:
                     connection = trusted.get(route)
                     if connection is None:
@@ -200,26 +200,24 @@ class Reader:
                             return
                     else:
                         body = receive()
-                        if not self._take(connection, body) and body in trusted:
-                            route = body  # parts too many before it: this begins the next
-                            continue
+                        if (
+                            not self._take(connection, body)
+                            and self._fall_in(connection.key, body) is _END
+                        ):
+                            return
                 except Exception:
                     # One odd frame must not end reading for everybody.
                     logger.exception("a frame could not be dealt with")
-                route = receive()
 
     def _take(self, connection: Connection, body: bytes) -> bool:
-        """Take a frame of a connection that is known; False if it is no frame at all."""
+        """Take a frame of a connection that is known; False if it was not taken."""
         self.counters.frames += 1
         self._last_key = key = connection.key
         caller = self._known(key)
         if caller is None:
             self.counters.unknown_keys += 1
             self._drop(connection.route)
-            return True
-        if self._ignored and self._is_ignored(key):
-            self.counters.ignored += 1
-            return True
+            return False
         try:
             stamp, messages = self._codec.decode(body)
         except BadFrame as error:
@@ -238,17 +236,38 @@ class Reader:
             self._heard(connection.peer, caller, messages, late)
         return True
 
-    def _take_any(self, route: bytes) -> Any:
-        """Take a frame under an id that stands for nobody yet; `_END` if it says to stop."""
+    def _fall_in(self, key: bytes, body: bytes) -> Any:
+        """See that the next message is read from its beginning; `_END` if one said to stop.
+
+        Args:
+            key: whose lane's routing id stood before `body`.
+            body: what was not taken. If that id was a part too many of a
+                message of theirs, it is the id that somebody else's begins with.
+        """
         socket = self.socket
         if not socket.rcvmore:
+            return None
+        frame = socket.recv(copy=False)
+        if self._has_keys and _key_of(frame) == key:
+            while frame.more:
+                frame = socket.recv(copy=False)
+            return None
+        return self._take_from(body, frame)
+
+    def _take_any(self, route: bytes) -> Any:
+        """Take a frame under an id that stands for nobody yet; `_END` if it says to stop."""
+        if not self.socket.rcvmore:
             # The last part of a message of which only the first two are looked at.
             self.counters.frames += 1
             sender = self._known(self._last_key)
             if sender is not None:
                 self._offence(self._last_key, sender, BadFrame("a frame too many"))
             return None
-        frame = socket.recv(copy=False)
+        return self._take_from(route, self.socket.recv(copy=False))
+
+    def _take_from(self, route: bytes, frame: zmq.Frame) -> Any:
+        """Take a frame whose key is asked of libzmq; `_END` if it says to stop."""
+        socket = self.socket
         more = 0
         last = frame
         while last.more:
@@ -262,11 +281,11 @@ class Reader:
             if len(frame) == len(_STOP_WORD) and frame.bytes == _STOP_WORD and _is_local(frame):
                 return _END
         else:
-            try:
-                key = str(frame.get("User-Id")).encode()
-            except (zmq.ZMQError, AttributeError):
+            asked = _key_of(frame)
+            if asked is None:
                 # Only a socket of this process comes without a key.
                 return _END if frame.bytes == _STOP_WORD else None
+            key = asked
         caller = self._known(key)
         if caller is None:
             counters.unknown_keys += 1
@@ -297,7 +316,8 @@ class Reader:
     def _trust(self, connection: Connection) -> None:
         """Let a connection's routing id stand for its key from now on, if nobody can guess it."""
         route = connection.route
-        if len(route) == ROUTE_BYTES and route.startswith(ROUTE_MARK):
+        is_secret = len(route) == ROUTE_BYTES and route.startswith(ROUTE_MARK)
+        if is_secret and connection.key not in self._ignored:
             self._trusted[route] = connection
             if self._connections.get(route) is not connection:
                 self._trusted.pop(route, None)  # forgotten meanwhile, on another thread
@@ -388,6 +408,10 @@ class Reader:
         if len(recent) > _MAX_BAD and self._ignore_for and key:
             self._ignored[key] = now + self._ignore_for
             self._bad.pop(key, None)
+            # Whose frames are not read for a while are not trusted to be frames either.
+            for route, connection in self._trusted.copy().items():
+                if connection.key == key:
+                    self._trusted.pop(route, None)
             logger.error(
                 "%s keeps sending rubbish and is ignored for %g s", caller.name, self._ignore_for
             )
@@ -398,12 +422,20 @@ class Reader:
             return False
         if time.monotonic() < until:
             return True
-        del self._ignored[key]
+        self._ignored.pop(key, None)  # or it was forgotten meanwhile, on another thread
         return False
 
 
 _END = object()
 _ANYBODY = KeyRecord(public_key="", name="anybody", kind="node", lasting=False, generation="")
+
+
+def _key_of(frame: zmq.Frame) -> bytes | None:
+    """Return the key that a frame came under, Z85; None if without one."""
+    try:
+        return str(frame.get("User-Id")).encode()
+    except (zmq.ZMQError, AttributeError):
+        return None
 
 
 def _is_local(frame: zmq.Frame) -> bool:

@@ -7,6 +7,7 @@ import itertools
 import queue
 import random
 import secrets
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any, cast
@@ -366,6 +367,78 @@ def test_a_lane_that_sends_parts_too_many_harms_nobody_else(desk: Desk, parts: i
     of_the_honest = (message[2] for peer, message in heard if peer == "honest")
     assert list(itertools.islice(of_the_honest, 200)) == list(range(200))
     assert desk.reader.counters.bad_frames > 0
+
+
+@pytest.fixture
+def guarded() -> Iterator[tuple[Desk, FakeRegistry]]:
+    """A desk behind encryption, and the registry that says whom it lets in."""
+    registry = FakeRegistry()
+    desk = Desk(registry)
+    yield desk, registry
+    desk.close()
+
+
+Guarded = tuple[Desk, FakeRegistry]
+
+
+def let_in(guarded: Guarded, name: str, route: bytes | None = None) -> Any:
+    """Connect with a key of its own, as a lane does."""
+    desk, registry = guarded
+    keys = zmq.curve_keypair()
+    registry.enter(keys[0], name=name)
+    client = desk.client(keys, route or lane_route())
+    client.send(hello(name))
+    client.send(reply("first"))
+    assert desk.next() == (name, [REPLY, 1, "first"])
+    return client
+
+
+def test_a_key_that_is_ignored_takes_no_frame_of_anybody_with_it(guarded: Guarded) -> None:
+    desk, _ = guarded
+    route = lane_route()
+    rogue, honest = let_in(guarded, "rogue", route), let_in(guarded, "honest")
+    for _ in range(11):
+        rogue.send(b"rubbish")
+    assert desk.wait_for("bad_frames", 11) == 11
+    for number in range(200):
+        # The last part looks like the beginning of another message.
+        rogue.send_multipart([b"x", route])
+        honest.send(reply(number))
+    assert [desk.next()[1][2] for _ in range(200)] == list(range(200))
+
+
+def test_a_part_too_many_takes_no_greeting_of_a_new_lane_with_it(guarded: Guarded) -> None:
+    desk, _ = guarded
+    route = lane_route()
+    rogue = let_in(guarded, "rogue", route)
+    for number in range(5):
+        rogue.send_multipart([reply("of the rogue"), route])
+        assert desk.next()[0] == "rogue"
+        let_in(guarded, f"honest {number}")
+
+
+def test_a_part_too_many_does_not_hold_up_the_end(guarded: Guarded) -> None:
+    desk, _ = guarded
+    route = lane_route()
+    let_in(guarded, "rogue", route).send_multipart([reply("last words"), route])
+    assert desk.next()[1][2] == "last words"
+    closing = threading.Thread(target=desk.reader.close, daemon=True)
+    closing.start()
+    closing.join(5.0)
+    assert not closing.is_alive()
+
+
+def test_rubbish_in_the_frame_that_makes_a_lane_known_has_it_ignored_too(guarded: Guarded) -> None:
+    desk, registry = guarded
+    keys = zmq.curve_keypair()
+    registry.enter(keys[0], name="rogue")
+    rogue = desk.client(keys, lane_route())
+    greetings = [(HELLO, PROTOCOL, "g", "", 1, 0, "name")]
+    greetings += [(HELLO, PROTOCOL, "another", "", 1, 0, "name")] * 11
+    rogue.send(frame_of([codec.encode(each) for each in greetings], 0))
+    rogue.send(reply("unheard"))
+    assert desk.wait_for("ignored", 1) == 1
+    assert desk.heard.empty()
 
 
 def test_one_message_that_cannot_be_dealt_with_does_not_end_the_reading(
