@@ -36,6 +36,7 @@ _BUCKET = 60.0  # seconds; the clock offset is the smallest of this and the last
 _MAX_BAD = 10  # bad frames of one key within `_BAD_WINDOW` before it is ignored
 _BAD_WINDOW = 60.0
 _MAX_CONNECTIONS = 100_000
+_MAX_OF_ONE_KEY = 100  # connections: a process has one lane here, and those it replaced
 _MAX_SUPERSEDED = 1_000  # connections kept for the goodbye that may still come on them
 _ENCRYPTION_BYTES = 256  # more than CURVE adds to a frame
 
@@ -149,6 +150,8 @@ class Reader:
         self._answered = answered
         self._ignore_for = ignore_for
         self._connections: dict[bytes, Connection] = {}
+        # The same by key, the oldest first, if there are keys.
+        self._of_key: dict[bytes, dict[bytes, Connection]] = {}
         # Those of them whose routing id stands for their key.
         self._trusted: dict[bytes, Connection] = {}
         self._last_key = b""
@@ -296,10 +299,7 @@ class Reader:
             counters.ignored += 1
             return None
         if connection is None or connection.key != key:
-            connection = Connection(key, route)
-            self._connections[route] = connection
-            if len(self._connections) > _MAX_CONNECTIONS:
-                self._forget_old_connections()
+            connection = self._enter(key, route)
         try:
             if more:
                 raise BadFrame(f"{more} frames too many")
@@ -322,10 +322,33 @@ class Reader:
             if self._connections.get(route) is not connection:
                 self._trusted.pop(route, None)  # forgotten meanwhile, on another thread
 
+    def _enter(self, key: bytes, route: bytes) -> Connection:
+        """Begin with a connection; ROUTER does not say when one ends, so old ones make room."""
+        self._drop(route)  # of another key, gone since
+        connection = self._connections[route] = Connection(key, route)
+        if self._has_keys:
+            of_key = self._of_key.setdefault(key, {})
+            of_key[route] = connection
+            # Its own: nobody may drive out the connections of others.
+            if len(of_key) > _MAX_OF_ONE_KEY:
+                self._drop_oldest(of_key)
+        if len(self._connections) > _MAX_CONNECTIONS:
+            self._drop_oldest(self._connections)
+        return connection
+
+    def _drop_oldest(self, connections: dict[bytes, Connection]) -> None:
+        oldest = next(iter(connections.copy().values()))
+        self._drop(oldest.route)
+        identity = (oldest.key, oldest.generation)
+        if self._newest.get(identity) is oldest:
+            self._newest.pop(identity, None)
+
     def _drop(self, route: bytes) -> None:
         """Forget a connection; any thread may."""
-        self._connections.pop(route, None)
+        connection = self._connections.pop(route, None)
         self._trusted.pop(route, None)
+        if connection is not None:
+            self._of_key.get(connection.key, {}).pop(route, None)
 
     def _take_closely(
         self, connection: Connection, caller: KeyRecord, messages: list[list[Any]], late: float
@@ -379,21 +402,13 @@ class Reader:
 
     def forget_key(self, key: bytes) -> None:
         """Drop what is kept of a key that is known no longer; may be called from any thread."""
-        for route, connection in self._connections.copy().items():
-            if connection.key == key:
-                self._drop(route)
+        for route in self._of_key.pop(key, {}).copy():
+            self._drop(route)
         for identity in list(self._newest):
             if identity[0] == key:
                 self._newest.pop(identity, None)
         self._bad.pop(key, None)
         self._ignored.pop(key, None)
-
-    def _forget_old_connections(self) -> None:
-        """Drop the oldest connections: ROUTER does not say when one ends."""
-        while len(self._connections) > _MAX_CONNECTIONS:
-            oldest = self._connections[next(iter(self._connections))]
-            self._drop(oldest.route)
-            self._newest.pop((oldest.key, oldest.generation), None)
 
     # --- rubbish
 

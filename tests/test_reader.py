@@ -428,6 +428,23 @@ def test_a_part_too_many_does_not_hold_up_the_end(guarded: Guarded) -> None:
     assert not closing.is_alive()
 
 
+def test_nobody_drives_out_the_connections_of_another_key(
+    guarded: Guarded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flock.reader._MAX_CONNECTIONS", 50)
+    monkeypatch.setattr("flock.reader._MAX_OF_ONE_KEY", 5)
+    desk, _ = guarded
+    honest, rogue = let_in(guarded, "honest"), let_in(guarded, "rogue")
+    for number in range(100):
+        # The second and the third part look like a new connection and what it says first.
+        rogue.send_multipart([reply(number), lane_route(), hello(f"g{number}")])
+    honest.send(reply("still here"))
+    last = (desk.next() for _ in range(102))
+    assert next(each for each in last if each[0] == "honest") == ("honest", [REPLY, 1, "still here"])
+    assert len(desk.reader._connections) <= 1 + 5
+    assert len(desk.reader._newest) <= 1 + 5
+
+
 def test_rubbish_in_the_frame_that_makes_a_lane_known_has_it_ignored_too(guarded: Guarded) -> None:
     desk, registry = guarded
     keys = zmq.curve_keypair()
