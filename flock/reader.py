@@ -385,11 +385,15 @@ class Reader:
 
     def _supersede(self, connection: Connection) -> None:
         """Take no more from a connection but a goodbye, and that not for ever."""
+        if connection.is_superseded:
+            return  # it greets once more
         connection.is_superseded = True
         self._trusted.pop(connection.route, None)
         self._superseded.append(connection.route)
         if len(self._superseded) > _MAX_SUPERSEDED:
-            self._connections.pop(self._superseded.popleft(), None)
+            oldest = self._connections.get(self._superseded.popleft())
+            if oldest is not None and oldest.is_superseded:
+                self._drop(oldest.route)
 
     def forget(self, generation: str) -> None:
         """Drop what is kept of a peer that is gone; may be called from any thread."""

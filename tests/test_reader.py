@@ -445,6 +445,23 @@ def test_nobody_drives_out_the_connections_of_another_key(
     assert len(desk.reader._newest) <= 1 + 5
 
 
+def test_a_lane_that_greets_again_and_again_takes_no_goodbye_from_others(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flock.reader._MAX_SUPERSEDED", 5)
+    leaving, rogue = [desk.client() for _ in range(2)], [desk.client() for _ in range(2)]
+    for generation, lanes in (("leaving", leaving), ("rogue", rogue)):
+        for number, lane in enumerate(lanes, 1):
+            lane.send(hello(generation, number))
+            desk.hellos.get(timeout=5)
+    for _ in range(10):
+        rogue[0].send(hello("rogue", 1))
+    rogue[0].send(reply("dropped"))
+    assert desk.wait_for("superseded", 1) == 1
+    leaving[0].send(frame_of([codec.encode((BYE, "left"))], 0))
+    assert desk.next() == ("leaving", [BYE, "left"])
+
+
 def test_rubbish_in_the_frame_that_makes_a_lane_known_has_it_ignored_too(guarded: Guarded) -> None:
     desk, registry = guarded
     keys = zmq.curve_keypair()
