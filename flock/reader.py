@@ -337,7 +337,9 @@ class Reader:
         return connection
 
     def _drop_oldest(self, connections: dict[bytes, Connection]) -> None:
-        oldest = next(iter(connections.copy().values()))
+        oldest = next(iter(connections.copy().values()), None)
+        if oldest is None:
+            return  # forgotten meanwhile, on another thread
         self._drop(oldest.route)
         identity = (oldest.key, oldest.generation)
         if self._newest.get(identity) is oldest:

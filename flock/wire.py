@@ -111,7 +111,8 @@ class Codec:
             self._packers.packer = msgpack.Packer(default=self._pack_other, buf_size=_PACKER_BYTES)
             return self.encode(message)
         self._packers.packer.reset()
-        if isinstance(error, (TypeError, ValueError, OverflowError, RecursionError)):
+        is_known = isinstance(error, EncodeError)  # it says itself what cannot travel
+        if not is_known and isinstance(error, (TypeError, ValueError, OverflowError, RecursionError)):
             raise EncodeError(self._blame(message) or f"a value cannot travel: {error}") from None
         raise error
 
