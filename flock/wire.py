@@ -32,6 +32,7 @@ from flock.messages import (
 )
 
 _MAX_PLACES = 1_000_000  # that the search for a value that cannot travel looks at
+_MAX_VALUE_DEPTH = MAX_DEPTH - 3  # a batch is a list of lists in which lists of arguments stand
 _DATETIME = 1
 _HANDLE = 2
 _MAX_EXTENSION_BYTES = 1024
@@ -139,8 +140,8 @@ class Codec:
 
     def check_value(self, value: Any, place: str) -> None:
         """Refuse a value nested too deep to be read at the other end."""
-        if depth(value) > MAX_DEPTH - 2:
-            raise EncodeError(f"{place} is nested deeper than {MAX_DEPTH - 2} levels")
+        if depth(value) > _MAX_VALUE_DEPTH:
+            raise EncodeError(f"{place} is nested deeper than {_MAX_VALUE_DEPTH} levels")
 
     def _pack_other(self, value: Any) -> msgpack.ExtType:
         if isinstance(value, datetime):

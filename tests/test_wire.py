@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from flock.errors import EncodeError
 from flock.messages import (
+    BATCH,
     CALL,
     FIELD_TYPES,
     FRAME_HEADER,
@@ -161,15 +162,26 @@ def test_a_handle_with_an_endless_name_is_refused() -> None:
 
 @pytest.mark.parametrize("kind", ["list", "dict", "mixed"])
 def test_what_is_nested_as_deep_as_allowed_arrives_and_one_deeper_is_refused(kind: str) -> None:
-    allowed = nested(MAX_DEPTH - 2, kind)
+    allowed = nested(MAX_DEPTH - 3, kind)
     codec.check_arguments((allowed,), {})
     message = codec.encode((TELL, "a", "m", (allowed,), {}, None, (), None))
     assert decode_one(message)[3] == [allowed]
 
     with pytest.raises(EncodeError, match=r"args\[0\] is nested deeper"):
-        codec.check_arguments((nested(MAX_DEPTH - 1, kind),), {})
+        codec.check_arguments((nested(MAX_DEPTH - 2, kind),), {})
     with pytest.raises(EncodeError, match=r"kwargs\['k'\] is nested deeper"):
         codec.check_arguments((), {"k": nested(500, kind)})
+
+
+@pytest.mark.parametrize("levels", range(MAX_DEPTH - 6, MAX_DEPTH))
+def test_what_a_batch_may_hold_can_be_read_at_the_other_end(levels: int) -> None:
+    call = ["m", [nested(levels)], {"k": nested(levels, "dict")}]
+    try:
+        codec.check_arguments(call[1], call[2])
+    except EncodeError:
+        return  # it is told so, and nothing is sent
+    message = codec.encode((BATCH, 1, "a", [call], None, (), None))
+    assert decode_one(message)[3] == [call]
 
 
 def test_depth_ends_with_a_value_that_holds_itself() -> None:
