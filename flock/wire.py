@@ -124,6 +124,15 @@ class Codec:
             raise EncodeError(
                 f"{len(packed)} bytes are too many: a message has at most {MAX_MESSAGE_BYTES}"
             )
+        if len(packed) >= MAX_CONTAINERS:  # each takes a byte at least
+            try:
+                _unpack(
+                    packed,
+                    strict_map_key=False,
+                    **_counting_hooks(MAX_CONTAINERS - 1, keeps=False),  # and the frame is one
+                )
+            except BadFrame as error:
+                raise EncodeError(f"{error} are too many for a message") from None
 
     def check_arguments(self, args: Sequence[Any], kwargs: dict[str, Any]) -> None:
         """Refuse arguments nested too deep to be read at the other end.
@@ -250,7 +259,7 @@ class Codec:
             ext_hook=self._unpack_other,
             strict_map_key=False,
             max_ext_len=_MAX_EXTENSION_BYTES,
-            **(_counting_hooks() if len(body) > _SMALL_FRAME_BYTES else {}),
+            **(_counting_hooks(MAX_CONTAINERS) if len(body) > _SMALL_FRAME_BYTES else {}),
         )
         return messages
 
@@ -265,16 +274,21 @@ class Codec:
         raise BadFrame(f"an unknown extension {code}")
 
 
-def _counting_hooks() -> dict[str, Callable[[Any], Any]]:
-    """Bound the lists and maps of a large frame: one of its bytes may stand for 70 in memory."""
+def _counting_hooks(most: int, *, keeps: bool = True) -> dict[str, Callable[[Any], Any]]:
+    """Bound the lists and maps of a large frame: one of its bytes may stand for 70 in memory.
+
+    Args:
+        most: how many there may be.
+        keeps: False if they are to be counted and nothing else.
+    """
     containers = 0
 
     def count(made: Any) -> Any:
         nonlocal containers
         containers += 1
-        if containers > MAX_CONTAINERS:
-            raise BadFrame(f"more than {MAX_CONTAINERS} lists and maps")
-        return made
+        if containers > most:
+            raise BadFrame(f"more than {most} lists and maps")
+        return made if keeps else None
 
     return {"list_hook": count, "object_hook": count}
 

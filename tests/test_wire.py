@@ -20,6 +20,7 @@ from flock.messages import (
     FIELD_TYPES,
     FRAME_HEADER,
     HELLO,
+    MAX_CONTAINERS,
     MAX_DEPTH,
     MAX_FRAME_BYTES,
     PROTOCOL,
@@ -182,6 +183,14 @@ def test_what_a_batch_may_hold_can_be_read_at_the_other_end(levels: int) -> None
         return  # it is told so, and nothing is sent
     message = codec.encode((BATCH, 1, "a", [call], None, (), None))
     assert decode_one(message)[3] == [call]
+
+
+def test_what_holds_too_many_lists_is_refused_before_it_is_sent() -> None:
+    # The list around them, the message and the frame are lists, too.
+    allowed = [[number] for number in range(MAX_CONTAINERS - 3)]
+    assert decode_one(codec.encode((REPLY, 1, allowed)))[2] == allowed
+    with pytest.raises(EncodeError, match=r"more than \d+ lists and maps are too many"):
+        codec.encode((REPLY, 1, [*allowed, {}]))
 
 
 def test_depth_ends_with_a_value_that_holds_itself() -> None:
