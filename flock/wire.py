@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -135,7 +135,7 @@ class Codec:
                 raise EncodeError(f"{error} are too many for a message") from None
 
     def check_arguments(self, args: Sequence[Any], kwargs: dict[str, Any]) -> None:
-        """Refuse arguments nested too deep to be read at the other end.
+        """Refuse arguments that cannot be read at the other end.
 
         Raises:
             EncodeError: names the place.
@@ -148,9 +148,19 @@ class Codec:
                 self.check_value(value, f"kwargs[{key!r}]")
 
     def check_value(self, value: Any, place: str) -> None:
-        """Refuse a value nested too deep to be read at the other end."""
-        if depth(value) > _MAX_VALUE_DEPTH:
-            raise EncodeError(f"{place} is nested deeper than {_MAX_VALUE_DEPTH} levels")
+        """Refuse a value that cannot be read at the other end: nested too deep, a tuple for a key.
+
+        Raises:
+            EncodeError: names the place.
+        """
+        for number, level in enumerate(_levels(value), 1):
+            if number > _MAX_VALUE_DEPTH:
+                raise EncodeError(f"{place} is nested deeper than {_MAX_VALUE_DEPTH} levels")
+            for each in level:
+                if isinstance(each, dict) and not SCALAR_TYPES.issuperset(map(type, each)):
+                    for key in each:
+                        if isinstance(key, tuple):  # it would arrive as a list
+                            raise EncodeError(f"{place} holds a dict with the key {key!r}, a tuple")
 
     def _pack_other(self, value: Any) -> msgpack.ExtType:
         if isinstance(value, datetime):
@@ -347,15 +357,21 @@ _ARRAYS = [bytes((0x90 + n,)) for n in range(16)] + [
 
 
 def depth(value: Any) -> int:
-    """Return how many lists and dicts stand in each other at most, up to `MAX_DEPTH` + 1.
+    """Return how many lists and dicts stand in each other at most, up to `MAX_DEPTH` + 1."""
+    return sum(1 for _ in _levels(value))
 
-    Level by level instead of recursive: a message is made by others, and a
-    deep one must not become a `RecursionError`.
+
+def _levels(value: Any) -> Iterator[list[Any]]:
+    """Iterate over the lists and dicts in a value, level by level, up to `MAX_DEPTH` + 1 of them.
+
+    Not recursive: a message is made by others, and a deep one must not become
+    a `RecursionError`.
     """
     level = [value] if isinstance(value, (list, tuple, dict)) else []
     levels = 0
     while level and levels <= MAX_DEPTH:
         levels += 1
+        yield level
         # By identity: a list that holds itself twice would double with each level.
         inner: dict[int, Any] = {}
         for each in level:
@@ -364,7 +380,6 @@ def depth(value: Any) -> int:
                 if isinstance(member, (list, tuple, dict)):
                     inner[id(member)] = member
         level = list(inner.values())
-    return levels
 
 
 def _places_of(field: Any) -> Iterable[tuple[str, Any]]:

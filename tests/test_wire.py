@@ -185,6 +185,15 @@ def test_what_a_batch_may_hold_can_be_read_at_the_other_end(levels: int) -> None
     assert decode_one(message)[3] == [call]
 
 
+@pytest.mark.parametrize("value", [{(1, 2): 3}, [{"a": {(): 1}}], {"a": 1, 2: [{(1,): 1}]}])
+def test_a_tuple_for_a_key_is_refused_before_it_is_sent(value: Any) -> None:
+    with pytest.raises(BadFrame):
+        decode_one(codec.encode((REPLY, 1, value)))
+    with pytest.raises(EncodeError, match=r"args\[0\] holds a dict with the key \(.*, a tuple"):
+        codec.check_arguments((value,), {})
+    codec.check_arguments(({1: 2, None: {b"x": 1.5, datetime.now(UTC): ["a"]}},), {})
+
+
 def test_what_holds_too_many_lists_is_refused_before_it_is_sent() -> None:
     # The list around them, the message and the frame are lists, too.
     allowed = [[number] for number in range(MAX_CONTAINERS - 3)]
