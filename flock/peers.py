@@ -121,6 +121,10 @@ class RemotePeer:
             lane.flush()
 
 
+Greeting = tuple[bytes, list[Any], Callable[[RemotePeer], None]]
+"""A HELLO: the key it came under, the message, and who is told whose it is."""
+
+
 class Peers:
     """Every process this one has a lane to, or heard from."""
 
@@ -159,6 +163,8 @@ class Peers:
         self._find_by_name = find_by_name
         self._over_listener = over
         self._by_generation: dict[str, RemotePeer] = {}
+        # The last greeting of each who has to be looked up.
+        self._greetings: dict[bytes | str, Greeting] = {}
         self._lock = threading.Lock()
         self._lane_numbers = 0
         self._closed = False
@@ -275,9 +281,28 @@ class Peers:
             heard(peer)
             self._answer_hello(peer, hello)
         else:
-            self._soon(self._meet, key, hello, heard)
+            # One look-up at a time for each, however often he greets.
+            who = key or generation
+            with self._lock:
+                is_first = who not in self._greetings
+                self._greetings[who] = (key, hello, heard)
+            if is_first:
+                self._soon(self._meet, who)
 
-    def _meet(self, key: bytes, hello: list[Any], heard: Callable[[RemotePeer], None]) -> None:
+    def _meet(self, who: bytes | str) -> None:
+        """Take somebody's last greeting; what he greeted meanwhile is taken after all others'."""
+        greeting = self._greetings[who]
+        try:
+            self._look_up(*greeting)
+        finally:
+            with self._lock:
+                has_news = self._greetings[who] is not greeting
+                if not has_news:
+                    del self._greetings[who]
+            if has_news:
+                self._soon(self._meet, who)
+
+    def _look_up(self, key: bytes, hello: list[Any], heard: Callable[[RemotePeer], None]) -> None:
         """Look up who an unknown generation is, and answer it."""
         generation, name = hello[2], hello[6]
         try:

@@ -265,6 +265,29 @@ def test_who_is_not_listed_is_not_answered(make: Make) -> None:
     assert not eventually(one.peers.all, within=0.3)
 
 
+def test_who_greets_again_and_again_is_looked_up_once_at_a_time_and_the_last_one_counts(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = make("one"), make("two")
+    may_look, looked = threading.Event(), []
+
+    def find(name: str) -> PresenceRecord | None:
+        looked.append(name)
+        assert may_look.wait(10)
+        return one.directory.get(name)
+
+    monkeypatch.setattr(one, "find", find)
+    heard: queue.Queue[int] = queue.Queue()
+    for lane in range(1, 1001):
+        hello = [HELLO, PROTOCOL, two.record.generation, "", lane, 0, "two"]
+        one.peers.heard_hello(b"key", hello, lambda _, lane=lane: heard.put(lane))
+    may_look.set()
+    lanes = [heard.get(timeout=5)]
+    while lanes[-1] != 1000:
+        lanes.append(heard.get(timeout=5))
+    assert len(looked) == len(lanes) <= 2
+
+
 def test_a_peer_that_never_answers_is_unreachable_and_nothing_ran(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
