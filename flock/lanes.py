@@ -158,9 +158,9 @@ class Lane:
                 pass  # the long way finds out again, and waits
             finally:
                 self._lock.release()
+            if queue:
+                self.flush()  # who came meanwhile left theirs to us
             if not message:
-                if queue:
-                    self.flush()  # who came meanwhile left theirs to us
                 return
         if len(queue) >= MAX_MESSAGES or self._large_bytes >= MAX_BYTES:
             self._wait_for_room(timeout)

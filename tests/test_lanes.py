@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -257,6 +258,25 @@ def test_a_peer_that_does_not_read_fills_the_lane_and_gets_all_when_it_does(
     lane.send_first(message([-1]))
     assert lane.is_open
     assert sorted(value[0] for value in far.values(sent + 1)) == list(range(-1, sent))
+
+
+def test_what_others_left_to_a_sender_who_is_refused_is_sent_all_the_same(
+    new_lane: NewLane, far: Far, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flock.lanes.MAX_BYTES", 10_000)
+    lane = new_lane()
+    send = lane._send
+
+    def full_just_now(*_: Any) -> None:
+        lane._send = send
+        for number in range(2):  # as another thread does while this one is sending
+            lane.send(message(str(number) * 5000), urgent=True)
+        raise zmq.Again
+
+    lane._send = full_just_now
+    with contextlib.suppress(OverloadedError):
+        lane.send(message("small"), urgent=True)
+    assert far.values(2)[:2] == ["0" * 5000, "1" * 5000]
 
 
 def test_what_had_to_wait_and_is_wanted_no_longer_is_not_sent(new_lane: NewLane, far: Far) -> None:
