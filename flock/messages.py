@@ -15,7 +15,7 @@ a message.
     FAIL         id, type, message, may_have_run, fields, traceback
     OPEN_CALLS   ids                                                     10,000 ids
     BYE          reason
-    BATCH        id, actor, calls, seconds, chain, under                 10,000 calls
+    BATCH        id, actor, calls, seconds, chain, under
     WATCH        id, actor                                               empty: the node
     UNWATCH      id
     DOWN         id, reason, crashed

@@ -8,8 +8,10 @@ sending rubbish is ignored for a while.
 Who sent a frame is asked of libzmq for the first frames of a connection. From
 then on the connection's routing id stands for its key: a lane's is random, and
 only its two ends know it, so nobody else can speak under it. Frames under any
-other id are looked at closely each time. Asking libzmq for a frame's key, and
-whether more parts follow, takes longer than all else that is done to it.
+other id, or of a key that is ignored, are looked at closely each time. Asking
+libzmq for a frame's key, and whether more parts follow, takes longer than all
+else that is done to it; so parts too many are found by what they lead to, and
+reading falls in again at the next message, whoever sent it.
 """
 
 from __future__ import annotations
@@ -131,7 +133,7 @@ class Reader:
 
         Args:
             context: this process's.
-            codec: for this thread alone.
+            codec: turns bytes into messages.
             known: from a key to its record if it may talk; None without
                 encryption.
             heard_hello: takes a HELLO of our protocol.

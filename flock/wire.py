@@ -1,8 +1,8 @@
 """Messages to bytes and back.
 
 Values that travel: None, bool, int of 64 bits, float, str, bytes, lists and
-tuples (a tuple arrives as a list), dicts, `datetime`, and handles to nodes and
-actors. Anything else is an `EncodeError` that names the place, raised where it
+tuples (a tuple arrives as a list, and is no key), dicts, `datetime`, and handles
+to nodes and actors. Anything else is an `EncodeError` that names the place, raised where it
 was put in, with nothing sent.
 
 Decoding builds no class named by the bytes, imports nothing, and is bounded:
@@ -112,8 +112,9 @@ class Codec:
             self._packers.packer = msgpack.Packer(default=self._pack_other, buf_size=_PACKER_BYTES)
             return self.encode(message)
         self._packers.packer.reset()
-        is_known = isinstance(error, EncodeError)  # it says itself what cannot travel
-        if not is_known and isinstance(error, (TypeError, ValueError, OverflowError, RecursionError)):
+        if isinstance(error, EncodeError):
+            raise error  # it says itself what cannot travel
+        if isinstance(error, (TypeError, ValueError, OverflowError, RecursionError)):
             raise EncodeError(self._blame(message) or f"a value cannot travel: {error}") from None
         raise error
 

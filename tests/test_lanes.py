@@ -264,7 +264,7 @@ def test_what_others_left_to_a_sender_who_is_refused_is_sent_all_the_same(
     new_lane: NewLane, far: Far, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("flock.lanes.MAX_BYTES", 10_000)
-    lane = new_lane()
+    lane: Any = new_lane()
     send = lane._send
 
     def full_just_now(*_: Any) -> None:

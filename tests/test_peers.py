@@ -278,9 +278,13 @@ def test_who_greets_again_and_again_is_looked_up_once_at_a_time_and_the_last_one
 
     monkeypatch.setattr(one, "find", find)
     heard: queue.Queue[int] = queue.Queue()
-    for lane in range(1, 1001):
+
+    def greet(lane: int) -> None:
         hello = [HELLO, PROTOCOL, two.record.generation, "", lane, 0, "two"]
-        one.peers.heard_hello(b"key", hello, lambda _, lane=lane: heard.put(lane))
+        one.peers.heard_hello(b"key", hello, lambda _: heard.put(lane))
+
+    for lane in range(1, 1001):
+        greet(lane)
     may_look.set()
     lanes = [heard.get(timeout=5)]
     while lanes[-1] != 1000:

@@ -157,7 +157,7 @@ def test_a_value_whose_own_code_raises_is_an_error_not_a_crash() -> None:
 
 def test_a_handle_with_an_endless_name_is_refused() -> None:
     long = Codec(pack_handle=lambda value: ["n", "x" * 2000] if value is ... else None)
-    with pytest.raises(EncodeError, match="^a handle with a name that long cannot travel$"):
+    with pytest.raises(EncodeError, match=r"^a handle with a name that long cannot travel$"):
         long.encode((REPLY, 1, ...))
 
 
@@ -176,13 +176,13 @@ def test_what_is_nested_as_deep_as_allowed_arrives_and_one_deeper_is_refused(kin
 
 @pytest.mark.parametrize("levels", range(MAX_DEPTH - 6, MAX_DEPTH))
 def test_what_a_batch_may_hold_can_be_read_at_the_other_end(levels: int) -> None:
-    call = ["m", [nested(levels)], {"k": nested(levels, "dict")}]
+    args, kwargs = [nested(levels)], {"k": nested(levels, "dict")}
     try:
-        codec.check_arguments(call[1], call[2])
+        codec.check_arguments(args, kwargs)
     except EncodeError:
         return  # it is told so, and nothing is sent
-    message = codec.encode((BATCH, 1, "a", [call], None, (), None))
-    assert decode_one(message)[3] == [call]
+    message = codec.encode((BATCH, 1, "a", [["m", args, kwargs]], None, (), None))
+    assert decode_one(message)[3] == [["m", args, kwargs]]
 
 
 @pytest.mark.parametrize("value", [{(1, 2): 3}, [{"a": {(): 1}}], {"a": 1, 2: [{(1,): 1}]}])
