@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 from flock.actor import Actor
-from flock.converge.locks import as_data
 from flock.converge.report import now_text
 from flock.errors import LockLost, UsageError
 from flock.fleet import Flock
@@ -124,27 +123,18 @@ class Locker(Actor):
     def holder(self, lockid: str) -> Future[dict[str, Any] | None]:
         """Return who holds a lock, the first of several; None if nobody does."""
         return self._asked(
-            lockid, lambda status: as_data(status.holders[0]) if status.holders else None
+            lockid, lambda status: status.holders[0].as_data() if status.holders else None
         )
 
     def holders(self, lockid: str) -> Future[list[dict[str, Any]]]:
         """Return all who hold a lock, by slot."""
-        return self._asked(lockid, lambda status: [as_data(each) for each in status.holders])
+        return self._asked(lockid, lambda status: [each.as_data() for each in status.holders])
 
     def waiting(self, lockid: str) -> Future[list[dict[str, Any]]]:
         """Return who waits for a lock, the first in line first."""
         return self._asked(
             lockid,
-            lambda status: [
-                {
-                    "owner": each.owner,
-                    "host": each.host,
-                    "run_id": each.run_id,
-                    "since": each.since,
-                    "reason": each.reason,
-                }
-                for each in status.waiting
-            ],
+            lambda status: [each.as_data() for each in status.waiting],
         )
 
     def break_lock(
@@ -166,7 +156,7 @@ class Locker(Actor):
 
         def take_away() -> list[dict[str, Any]]:
             broken = self._registry.break_lock(lockid, token=token)
-            rows = [as_data(holder) for holder in broken]
+            rows = [holder.as_data() for holder in broken]
             for row in rows:
                 tell_holder(self._fleet, lockid, row, by, reason)
             return rows

@@ -27,15 +27,13 @@ from flock.errors import (
 from flock.faults import reached
 from flock.notice import Notice, queue_of
 from flock.outbox import Outbox
+from flock.rounds import go_round
 from registry.contract import NODE_NAME_RULE, Registry, SessionState, is_node_name
 
 logger = logging.getLogger(__name__)
 
-SWEEP = 60.0
-"""Seconds between two looks when nothing wakes it."""
-
-_FIRST_PAUSE = 0.1
 _LONGEST_PAUSE = 30.0
+"""Seconds between two tries while nothing can be sent."""
 
 Find = Callable[[Mapping[str, Any]], Sequence[str]]
 """Returns the machines at a location; raises `RegistryError` if that cannot be known now."""
@@ -118,21 +116,15 @@ class Courier:
             self._wake.set()
 
     def _run(self) -> None:
-        pause = SWEEP
-        while True:
-            self._wake.wait(pause)
-            if self._stopped.is_set():
-                return
-            self._wake.clear()
-            try:
-                done = self.drain() and self._do_chores()
-            except JournalError as error:
-                logger.error("notices wait: %s", error)
-                done = False
-            if done:
-                pause = SWEEP
-            else:
-                pause = min(_LONGEST_PAUSE, _FIRST_PAUSE if pause >= SWEEP else pause * 2)
+        go_round(self._try, self._wake, self._stopped, _LONGEST_PAUSE)
+
+    def _try(self) -> bool:
+        """Do what can be done now; say whether nothing is left to be tried again soon."""
+        try:
+            return self.drain() and self._do_chores()
+        except JournalError as error:
+            logger.error("notices wait: %s", error)
+            return False
 
     def drain(self) -> bool:
         """Send all that can be sent now; say whether nothing is left to be tried again soon."""

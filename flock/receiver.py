@@ -29,6 +29,7 @@ from flock.faults import reached
 from flock.notice import ANSWER, Notice, Step, comes_round, joined_trails, queue_of
 from flock.outbox import Outbox
 from flock.receipts import Receipts
+from flock.rounds import go_round
 from registry.contract import MAX_QUEUE_LENGTH, Cancel, QueueEntry, Registry, SessionState
 
 logger = logging.getLogger(__name__)
@@ -36,14 +37,11 @@ logger = logging.getLogger(__name__)
 PATIENCE = 3600.0
 """Seconds for which a resource may be unknown to a fully declared run list."""
 
-SWEEP = 60.0
-"""Seconds between two looks when nothing wakes it."""
-
 _END_WITHIN = 5.0
 """Seconds in which an action that was ended is to be over; Python code that goes on is not."""
 
-_FIRST_PAUSE = 0.1
 _LONGEST_PAUSE = 10.0
+"""Seconds between two tries while nothing can be done."""
 
 
 class Doer(Protocol):
@@ -182,28 +180,19 @@ class Receiver:
     # --- the thread
 
     def _run(self) -> None:
-        pause = SWEEP
-        while True:
-            self._wake.wait(pause)
-            if self._stopped.is_set():
-                return
-            self._wake.clear()
-            try:
-                done = self.work()
-            except (BusyError, RunCancelled) as error:
-                logger.debug("notices wait: %s", error)
-                done = False
-            except (RegistryError, JournalError) as error:
-                logger.info("notices wait: %s", error)
-                done = False
-            except Exception:
-                logger.exception("a notice could not be dealt with")
-                done = False
-            pause = (
-                SWEEP
-                if done
-                else min(_LONGEST_PAUSE, _FIRST_PAUSE if pause >= SWEEP else pause * 2)
-            )
+        go_round(self._try, self._wake, self._stopped, _LONGEST_PAUSE)
+
+    def _try(self) -> bool:
+        """Work, and say whether all was done."""
+        try:
+            return self.work()
+        except (BusyError, RunCancelled) as error:
+            logger.debug("notices wait: %s", error)
+        except (RegistryError, JournalError) as error:
+            logger.info("notices wait: %s", error)
+        except Exception:
+            logger.exception("a notice could not be dealt with")
+        return False
 
     def work(self) -> bool:
         """Deal with all that waits; say whether that could be done.

@@ -318,6 +318,19 @@ class Holder:
     token: int
     kept: bool = False
 
+    def as_data(self) -> dict[str, Any]:
+        """Return it as reports and commands show it."""
+        return {
+            "owner": self.owner,
+            "host": self.host,
+            "run_id": self.run_id,
+            "since": self.since,
+            "slot": self.slot,
+            "token": self.token,
+            "reason": self.reason,
+            "kept": self.kept,
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class Waiter:
@@ -328,6 +341,16 @@ class Waiter:
     run_id: str
     reason: str
     since: str
+
+    def as_data(self) -> dict[str, Any]:
+        """Return it as commands show it."""
+        return {
+            "owner": self.owner,
+            "host": self.host,
+            "run_id": self.run_id,
+            "since": self.since,
+            "reason": self.reason,
+        }
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ from flock.converge.notification import check_query
 from flock.converge.report import Report
 from flock.converge.waiting import Waits
 from flock.errors import LockCancelled, LockTimeout, RegistryError, RunFailed
-from registry.contract import Holder, Lock, LockState, LockStatus
+from registry.contract import Lock, LockState, LockStatus
 from registry.readings import Reading
 
 log = logging.getLogger("flock.converge")
@@ -249,7 +249,7 @@ class RunLocks:
             else:
                 entry.lock = self._wait_for(entry, self.locksmith)
         except LockTimeout as error:
-            row["holder"] = as_data(error.holders[0]) if error.holders else None
+            row["holder"] = error.holders[0].as_data() if error.holders else None
             log.warning("%s", error)
         except RegistryError as error:
             # What cannot be asked grants nothing; the run goes on without, as without getting it.
@@ -293,7 +293,7 @@ class RunLocks:
         entry.circle = waiting.circle
         log.warning("lock %r is given up: %s", wish.lockid, entry.circle)
         holders = locksmith.status(wish).holders
-        entry.row["holder"] = as_data(holders[0]) if holders else None
+        entry.row["holder"] = holders[0].as_data() if holders else None
         return None
 
     def release(self, lockid: str) -> None:
@@ -412,20 +412,6 @@ class RunLocks:
             done = ", ".join(dict.fromkeys(self._done_since_look))
             message += f" while this was done: {done} (possible overlap with its next holder)"
         raise RunFailed(message)
-
-
-def as_data(holder: Holder) -> dict[str, Any]:
-    """Return a holder as the report and `flockctl locks` show it."""
-    return {
-        "owner": holder.owner,
-        "host": holder.host,
-        "run_id": holder.run_id,
-        "since": holder.since,
-        "slot": holder.slot,
-        "token": holder.token,
-        "reason": holder.reason,
-        "kept": holder.kept,
-    }
 
 
 _current: ContextVar[RunLocks | None] = ContextVar("flock_run_locks", default=None)

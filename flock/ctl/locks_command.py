@@ -9,7 +9,7 @@ import click
 
 from flock.ctl.options import CommandLine, common, pass_line, reachable
 from flock.ctl.output import Ended
-from registry.contract import Holder, LockStatus, Registry, RegistryUnavailable, Waiter
+from registry.contract import LockStatus, Registry, RegistryUnavailable
 
 _LOOK_EVERY = 1.0
 """Seconds between two looks of `--watch`."""
@@ -54,36 +54,13 @@ def _rows(registry: Registry) -> list[dict[str, Any]]:
 
 
 def _row(status: LockStatus) -> dict[str, Any]:
-    holders = [_holder(each) for each in status.holders]
+    holders = [each.as_data() for each in status.holders]
     return {
         "lockid": status.lockid,
         "slots": status.slots,
         "holders": holders,
         "holder": holders[0] if holders else None,
-        "waiting": [_waiter(each) for each in status.waiting],
-    }
-
-
-def _holder(holder: Holder) -> dict[str, Any]:
-    return {
-        "owner": holder.owner,
-        "host": holder.host,
-        "run_id": holder.run_id,
-        "since": holder.since,
-        "slot": holder.slot,
-        "token": holder.token,
-        "reason": holder.reason,
-        "kept": holder.kept,
-    }
-
-
-def _waiter(waiter: Waiter) -> dict[str, Any]:
-    return {
-        "owner": waiter.owner,
-        "host": waiter.host,
-        "run_id": waiter.run_id,
-        "since": waiter.since,
-        "reason": waiter.reason,
+        "waiting": [each.as_data() for each in status.waiting],
     }
 
 
@@ -128,7 +105,7 @@ def unlock(line: CommandLine, lockid: str, reason: str, token: int | None) -> No
     if not reason.strip():
         raise click.UsageError("--reason says why: the holder is told")
     with line.visitor() as fleet:
-        broken = [_holder(each) for each in fleet.registry.break_lock(lockid, token=token)]
+        broken = [each.as_data() for each in fleet.registry.break_lock(lockid, token=token)]
         me = fleet.node.identity.name
         told = {row["token"]: tell_holder(fleet, lockid, row, me, reason) for row in broken}
     if line.output.wants_json:
