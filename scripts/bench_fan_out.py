@@ -17,13 +17,12 @@ import signal
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
-from zookeeper_servers import ZooKeeperEnsemble
+from both_registries import both_registries
 
 FLOCKCTL = str(Path(sys.executable).with_name("flockctl"))
 RECIPE = """
@@ -118,14 +117,8 @@ def main() -> None:
     options = parser.parse_args()
     print(f"{options.nodes} nodes, one command for all; seconds")
     print(f"{'registry':<12}{'ready':>8}{'first run':>11}{'next runs':>11}{'MiB a node':>12}")
-    with contextlib.ExitStack() as stack:
-        servers = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="flk-")))
-        ensemble = stack.enter_context(ZooKeeperEnsemble(servers / "zk", 1, dies_with_us=True))
-        for kind in ("embedded", "zookeeper"):
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="flk-")))
-            url = f"embedded:{folder}/registry"
-            if kind == "zookeeper":
-                url = f"zookeeper://{ensemble.connection_string}/bench"
+    with both_registries() as registries:
+        for kind, url, folder in registries:
             ready, first, later, memory = measure(url, folder, options.nodes, options.rounds)
             print(f"{kind:<12}{ready:>8.1f}{first:>11.2f}{later:>11.2f}{memory:>12.1f}", flush=True)
 

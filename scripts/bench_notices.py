@@ -14,12 +14,11 @@ import contextlib
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from zookeeper_servers import ZooKeeperEnsemble
+from both_registries import both_registries
 
 from flock import Flock
 
@@ -115,14 +114,8 @@ def main() -> int:
         return 0
     worst = 0.0
     print(f"{'registry':<12}{'median ms':>12}{'95 % ms':>12}{'worst ms':>12}   (limit {LIMIT:g})")
-    with contextlib.ExitStack() as stack:
-        servers = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="flk-")))
-        ensemble = stack.enter_context(ZooKeeperEnsemble(servers / "zk", 1, dies_with_us=True))
-        for kind in ("embedded", "zookeeper"):
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="flk-")))
-            url = f"embedded:{folder}/registry"
-            if kind == "zookeeper":
-                url = f"zookeeper://{ensemble.connection_string}/bench"
+    with both_registries() as registries:
+        for kind, url, folder in registries:
             times = sorted(measure(url, folder, arguments.runs))
             median = statistics.median(times)
             worst = max(worst, median)
