@@ -114,7 +114,14 @@ def test_a_hundred_thousand_damaged_frames_are_dropped_and_the_node_lives(
             reply = frame_of([codec.encode((REPLY, 2**40, "to a call nobody made"))], 99)
 
             def counted() -> dict[str, int]:
-                asked = (visitor.peer("there"), "", "counters", (), {}, CallOptions())
+                asked: tuple[Any, ...] = (
+                    visitor.peer("there"),
+                    "",
+                    "counters",
+                    (),
+                    {},
+                    CallOptions(),
+                )
                 counts: dict[str, int] = visitor.calls.call(*asked)
                 return counts
 
