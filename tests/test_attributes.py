@@ -1,3 +1,5 @@
+"""Attributes: which level wins, how they merge, and what is kept of them."""
+
 from __future__ import annotations
 
 import datetime

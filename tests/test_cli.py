@@ -1,3 +1,5 @@
+"""The command line without any node: its help, its exit codes, wrong use, and how it prints."""
+
 import datetime
 import json
 import logging

@@ -1,3 +1,5 @@
+"""Commands of recipes: what they get, what comes back, and how they end."""
+
 from __future__ import annotations
 
 import os
@@ -92,49 +94,41 @@ def test_a_command_that_takes_too_long_is_ended_with_its_children(commands, tmp_
     assert eventually(lambda: is_running(child), within=1, becomes=False) is False
 
 
-def test_cancelling_ends_the_whole_group_even_if_it_ignores_the_first_signal(
-    commands, tmp_path, monkeypatch
-):
+def cancelled_while_it_runs(commands, folder, monkeypatch, script):
+    """Cancel a script once it has written `child`; returns whether that process goes on."""
     monkeypatch.setattr("flock.converge.commands.TERMINATION_GRACE", 0.3)
     cancellation = Cancellation()
 
     def cancel_when_it_runs():
-        eventually((tmp_path / "child").exists, within=5)
+        eventually((folder / "child").exists, within=5)
         cancellation.cancel("somebody said so")
 
     canceller = threading.Thread(target=cancel_when_it_runs)
     canceller.start()
-    script = "trap '' TERM; sleep 60 & echo $! > new; mv new child; wait; sleep 60"
 
     with pytest.raises(RunCancelled, match="somebody said so"):
-        commands.run(script, cwd=str(tmp_path), cancellation=cancellation)
+        commands.run(script, cwd=str(folder), cancellation=cancellation)
 
     canceller.join()
-    child = int((tmp_path / "child").read_text())
-    assert eventually(lambda: is_running(child), within=1, becomes=False) is False
+    child = int((folder / "child").read_text())
+    return eventually(lambda: is_running(child), within=1, becomes=False)
+
+
+def test_cancelling_ends_the_whole_group_even_if_it_ignores_the_first_signal(
+    commands, tmp_path, monkeypatch
+):
+    script = "trap '' TERM; sleep 60 & echo $! > new; mv new child; wait; sleep 60"
+
+    assert cancelled_while_it_runs(commands, tmp_path, monkeypatch, script) is False
 
 
 def test_cancelling_ends_a_child_that_left_for_a_session_of_its_own_and_ignores_the_first_signal(
     commands, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("flock.converge.commands.TERMINATION_GRACE", 0.3)
-    cancellation = Cancellation()
-
-    def cancel_when_it_runs():
-        eventually((tmp_path / "child").exists, within=5)
-        cancellation.cancel("somebody said so")
-
-    canceller = threading.Thread(target=cancel_when_it_runs)
-    canceller.start()
     stubborn = "trap '' TERM; echo $$ > new; mv new child; while :; do sleep 0.1; done"
     script = f'setsid sh -c "{stubborn}" & wait'.replace("$$", r"\$\$")
 
-    with pytest.raises(RunCancelled, match="somebody said so"):
-        commands.run(script, cwd=str(tmp_path), cancellation=cancellation)
-
-    canceller.join()
-    child = int((tmp_path / "child").read_text())
-    assert eventually(lambda: is_running(child), within=1, becomes=False) is False
+    assert cancelled_while_it_runs(commands, tmp_path, monkeypatch, script) is False
 
 
 def test_a_cancelled_run_starts_no_command(commands, tmp_path):

@@ -1,3 +1,5 @@
+"""The facts that a node finds out by itself."""
+
 from __future__ import annotations
 
 import os

@@ -1,3 +1,5 @@
+"""Files put in their place whole, with owner and mode, or not at all."""
+
 from __future__ import annotations
 
 import os

@@ -1,3 +1,5 @@
+"""The journal of a node: what is found again, and what is let go."""
+
 from __future__ import annotations
 
 import sqlite3

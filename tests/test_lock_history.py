@@ -1,3 +1,5 @@
+"""The judge of lock histories: each breach of a lock's promise is found."""
+
 from tests.lock_history import Claim, Entry, Fault, History
 
 BOUNDS = {"stuck_after": 10.0, "settle": 5.0}

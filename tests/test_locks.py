@@ -1,3 +1,5 @@
+"""The locks of a run over a locksmith that is no registry: what is had, waited for, lost."""
+
 from __future__ import annotations
 
 import threading

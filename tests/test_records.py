@@ -1,3 +1,5 @@
+"""What stands in the registry, as bytes: it comes back, or is refused."""
+
 from __future__ import annotations
 
 import random

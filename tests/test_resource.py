@@ -1,3 +1,5 @@
+"""What a resource's declaration says, and what is wrong with it."""
+
 from __future__ import annotations
 
 from collections.abc import Callable

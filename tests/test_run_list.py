@@ -1,3 +1,5 @@
+"""Run lists: items, roles, and the order in which recipes come."""
+
 from __future__ import annotations
 
 import pytest

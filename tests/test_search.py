@@ -1,3 +1,5 @@
+"""The search language: what a query finds, and what is refused."""
+
 import time
 
 import pytest

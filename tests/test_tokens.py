@@ -1,3 +1,5 @@
+"""Fence tokens of calls: the highest seen counts, over the death of a process, too."""
+
 from __future__ import annotations
 
 import pytest

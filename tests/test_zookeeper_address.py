@@ -1,3 +1,5 @@
+"""The URL of a registry in ZooKeeper: its hosts, its root, its password."""
+
 from __future__ import annotations
 
 import pytest

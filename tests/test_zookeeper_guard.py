@@ -1,3 +1,5 @@
+"""How long a session surely stands, by a clock that the test moves."""
+
 from __future__ import annotations
 
 import pytest

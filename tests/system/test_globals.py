@@ -1,3 +1,5 @@
+"""Values that all of a flock share, between two processes."""
+
 import queue
 import threading
 

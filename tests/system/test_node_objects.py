@@ -1,3 +1,5 @@
+"""Node objects in a registry: saved, searched, and written by several at once."""
+
 import contextlib
 import threading
 
