@@ -93,6 +93,7 @@ class Lane:
         self._is_wanted = is_wanted
         self._has_waited = True  # what comes before it is open
         self._wants_flush = False
+        self._first: bytes | None = None  # the last HELLO that had to wait
         self._large_lock = threading.Lock()
         self._large_bytes = sum(len(each) for each in self._queue if len(each) >= _LARGE)
         self._in_flight: list[tuple[Any, int]] = []
@@ -120,6 +121,9 @@ class Lane:
                 try:
                     self._send(frame, _NOBLOCK)
                 except zmq.Again:
+                    if self._queue and self._queue[0] is self._first:
+                        self._queue.popleft()  # this one says the same, and later news
+                    self._first = message
                     self._queue.appendleft(message)
                     self._is_stalled = self._has_waited = True
                     self._flusher.wake(self)

@@ -279,6 +279,21 @@ def test_what_others_left_to_a_sender_who_is_refused_is_sent_all_the_same(
     assert far.values(2)[:2] == ["0" * 5000, "1" * 5000]
 
 
+def test_of_many_greetings_that_have_to_wait_the_last_is_kept(new_lane: NewLane, far: Far) -> None:
+    lane: Any = new_lane()
+    send = lane._send
+
+    def full(*_: Any) -> None:
+        raise zmq.Again
+
+    lane._send = full
+    for number in range(1000):
+        lane.send_first(message(number))
+    assert len(lane._queue) <= 1
+    lane._send = send
+    assert far.values(1) == [999]
+
+
 def test_what_had_to_wait_and_is_wanted_no_longer_is_not_sent(new_lane: NewLane, far: Far) -> None:
     unwanted = {message(number) for number in range(0, 200, 3)} | {message("x" * 5000)}
     lane = new_lane(is_open=False, is_wanted=lambda each: each not in unwanted)
