@@ -163,19 +163,13 @@ class Chaos:
             assert time.monotonic() < deadline, "some process never began"
             time.sleep(0.1)
 
-    def holder_waited_for(self, within: float) -> Process | None:
-        """Return a process that just said it holds a lock which another waits for."""
-        deadline = time.monotonic() + within
-        while time.monotonic() < deadline:
-            alive = self._alive()
-            last = {each.name: (_lines(each.log) or [{}])[-1] for each in alive}
-            wanted = {said["lock"] for said in last.values() if said.get("event") == "asked"}
-            for each in alive:
-                said = last[each.name]
-                if said.get("event") in ("granted", "held") and said["lock"] in wanted:
-                    return each
-            time.sleep(0.02)
-        return None
+    def _is_waited_for(self, target: Process) -> bool:
+        """Say whether a process last said that it holds a lock which another waits for."""
+        mine = (_lines(target.log) or [{}])[-1]
+        others = [(_lines(each.log) or [{}])[-1] for each in self._alive() if each is not target]
+        return mine.get("event") in ("granted", "held") and any(
+            said.get("event") == "asked" and said["lock"] == mine["lock"] for said in others
+        )
 
     # --- faults
 
@@ -187,6 +181,23 @@ class Chaos:
         self._note("kill", target.name, target.process.kill)
         target.process.wait(10)
         self._begin()
+
+    def kill_who_is_waited_for(self, within: float) -> None:
+        """Kill a process that surely holds a lock which another waits for.
+
+        It is stopped first: what it said last is then still true when it dies.
+        """
+        deadline = time.monotonic() + within
+        while time.monotonic() < deadline:
+            for each in filter(self._is_waited_for, self._alive()):
+                os.kill(each.process.pid, signal.SIGSTOP)
+                os.waitid(os.P_PID, each.process.pid, os.WSTOPPED)
+                if self._is_waited_for(each):
+                    self.kill(each)
+                    return
+                os.kill(each.process.pid, signal.SIGCONT)
+            time.sleep(0.02)
+        raise AssertionError(f"nobody held a lock that another waited for within {within:g} s")
 
     def stop(self, seconds: float, target: Process | None = None) -> None:
         """Stop a process with SIGSTOP, and let it go on."""
@@ -292,7 +303,7 @@ def break_processes(chaos: Chaos, seconds: float) -> None:
         with chaos.peace:
             time.sleep(SETTLE if chaos.faults else 0.0)
             time.sleep(QUIET)
-            chaos.kill(chaos.holder_waited_for(5.0))
+            chaos.kill_who_is_waited_for(20.0)
             time.sleep(ONE_DEATH)
             chaos.calm_is_over.set()
         _storm(chaos, chance, min(deadline, time.monotonic() + STORM))
