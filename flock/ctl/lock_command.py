@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import getpass
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,6 +24,10 @@ from registry.processes import this_process
 _NOT_IN_TIME, _OURS, _NOT_EXECUTABLE, _NOT_FOUND = 124, 125, 126, 127
 _GRACE = 5.0
 """Seconds between SIGTERM and SIGKILL for a command whose lock is lost."""
+
+_GATE = 'read -r _ < "/dev/fd/$0" && exec "$@"'
+"""Waits for a line before it becomes the command: until then the reaper does not know the group.
+If we die before that, the end of the pipe makes `read` fail, and nothing runs."""
 
 _LOOK_PAUSE = 0.1
 """Seconds between two looks at the command and its lock; a look asks no server."""
@@ -88,30 +93,48 @@ def _who() -> str:
 
 def _run_under(line: CommandLine, held: Lock, command: Sequence[str]) -> int:
     """Run a command to its end, or until the lock is lost; returns the exit code."""
-    environment = os.environ | {"FLOCK_LOCK_TOKEN": str(held.token)}
-    reaper = Reaper()
-    reaper.start()
-    with _signals_as_exceptions() as signals:
-        try:
-            child = subprocess.Popen(list(command), env=environment, process_group=0)
-        except FileNotFoundError:
-            reaper.close()
-            held.release()
-            raise Ended(_NOT_FOUND, f"{command[0]}: not found") from None
-        except OSError as error:
-            reaper.close()
-            held.release()
-            raise Ended(_NOT_EXECUTABLE, f"{command[0]}: {error.strerror}") from None
-        try:
-            with reaper.watching(child), _terminal_of(child):
-                was_lost = _wait(child, held, signals)
-        finally:
-            reaper.close()
+    try:
+        _refuse_what_cannot_run(command[0])
+        environment = os.environ | {"FLOCK_LOCK_TOKEN": str(held.token)}
+        reaper = Reaper()
+        reaper.start()
+        with _signals_as_exceptions() as signals:
+            ready, go = os.pipe()
+            try:
+                child = subprocess.Popen(
+                    ["/bin/sh", "-c", _GATE, str(ready), *command],
+                    env=environment,
+                    process_group=0,
+                    pass_fds=[ready],
+                )
+                with reaper.watching(child), _terminal_of(child):
+                    os.write(go, b"\n")
+                    was_lost = _wait(child, held, signals)
+            finally:
+                reaper.close()
+                os.close(ready)
+                os.close(go)
+    except Ended:
+        held.release()
+        raise
+    except OSError as error:
+        held.release()
+        raise Ended(_NOT_EXECUTABLE, f"{command[0]}: {error.strerror}") from None
     if was_lost:
         line.output.say(f"flockctl: lock {held.lockid!r} was lost while the command ran")
         return _OURS
     held.release()
     return child.returncode if child.returncode >= 0 else 128 - child.returncode
+
+
+def _refuse_what_cannot_run(program: str) -> None:
+    """End as a shell does with what it cannot run, before anything has begun."""
+    if shutil.which(program) is not None:
+        return
+    places = [""] if "/" in program else os.get_exec_path()
+    if any(os.path.exists(os.path.join(place, program)) for place in places):
+        raise Ended(_NOT_EXECUTABLE, f"{program}: Permission denied")
+    raise Ended(_NOT_FOUND, f"{program}: not found")
 
 
 def _wait(child: subprocess.Popen[bytes], held: Lock, signals: list[int]) -> bool:

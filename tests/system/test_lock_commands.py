@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import secrets
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -124,6 +126,46 @@ def test_what_runs_under_a_lock_dies_with_who_holds_it(alone, tmp_path):
     (shell,) = eventually(lambda: pids.exists() and pids.read_text().split(), within=15.0)
     running.process.kill()
     assert eventually(lambda: is_running(int(shell)), within=5.0, becomes=False) is False
+
+
+NEVER_WATCHING = """
+import contextlib, sys, time
+from flock.cli import main
+from flock.ctl import lock_command
+
+@contextlib.contextmanager
+def watching(self, child):
+    print(child.pid, flush=True)
+    time.sleep(60)
+    yield
+
+lock_command.Reaper.watching = watching
+main(sys.argv[1:])
+"""
+
+
+def test_a_command_does_not_begin_before_its_end_with_ours_is_certain(alone, tmp_path):
+    effect = tmp_path / "effect"
+    words = ["lock", "web", "--registry", alone.url, "--", "sh", "-c", f"echo ran > {effect}"]
+    with subprocess.Popen(
+        [sys.executable, "-c", NEVER_WATCHING, *words], stdout=subprocess.PIPE, text=True
+    ) as holder:
+        assert holder.stdout is not None
+        child = int(holder.stdout.readline())
+        holder.kill()
+    assert eventually(lambda: is_running(child), within=5.0, becomes=False) is False
+    assert not effect.exists()
+
+
+def test_a_command_under_a_lock_reads_what_it_is_given(alone):
+    done = subprocess.run(
+        [sys.executable, "-m", "flock", "lock", "web", "--registry", alone.url, "--", "cat"],
+        check=True,
+        input="first line\nsecond",
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert done.stdout == "first line\nsecond"
 
 
 def test_breaking_what_nobody_holds_says_so(alone):
