@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import queue
+import secrets
 import threading
 import time
 from collections.abc import Callable
@@ -23,7 +24,7 @@ from pykka.messages import _ActorStop
 from flock.actor import Actor, Method
 from flock.context import current
 from flock.errors import ActorDead, CallError, DeadlockError, OverloadedError
-from flock.messages import Chain
+from flock.messages import Chain, Link
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +33,7 @@ MAX_INBOX = 10_000
 
 _SLOW = 0.001  # seconds; quicker calls are not worth to be kept among the slowest
 _KEPT_SLOWEST = 5
+_MARK_BITS = 63  # what msgpack carries as a number that is not negative
 _BOOTTIME = time.CLOCK_BOOTTIME
 _boottime_now = time.clock_gettime
 
@@ -140,6 +142,7 @@ class HostedActor:
         self._slowest: list[tuple[float, str]] = []
         self._ended = ended
         self._waiting_for = 0
+        self._marked, self._mark = 0, 0
         self._chained: dict[int, Invocation] = {}
         self._chained_lock = threading.Lock()
         self._survives_tells = isinstance(actor, Actor) and actor.survives_tells
@@ -250,8 +253,21 @@ class HostedActor:
 
     def probe(self, call_id: int) -> None:
         """Look whether the call waited for waits, over other actors, for this one."""
-        link = (self.surroundings.node_name, self.name, call_id)
-        self.surroundings.probe(call_id, (link,))
+        waiting_for, link = self.wait()
+        if waiting_for == call_id:
+            self.surroundings.probe(call_id, (link,))
+
+    def wait(self) -> tuple[int, Link]:
+        """Return the call that is waited for, 0 for none, and the link of it in a probe's path.
+
+        In a probe the third part is a number made up for this wait: the call's
+        own can be guessed, and nobody shall make up a circle and end a wait by it.
+        """
+        with self._chained_lock:
+            waiting_for = self._waiting_for
+            if self._marked != waiting_for:
+                self._marked, self._mark = waiting_for, secrets.randbits(_MARK_BITS)
+            return waiting_for, (self.surroundings.node_name, self.name, self._mark)
 
     def end_wait(self, call_id: int) -> None:
         """Note that the wait is over."""

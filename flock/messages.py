@@ -45,7 +45,8 @@ a message.
     crashed       bool        False if the actor, or the node, ended of its own will
     number        int         counts what a publisher sent to this peer on this topic;
                               a number that is left out was dropped on the way
-    path          list        as `chain`: actors that wait for each other, first first
+    path          list        actors that wait for each other, first first: [node,
+                              actor, a number made up for that wait]
 
 `OPEN_CALLS` is sent after a lane was replaced: calls that the receiver neither
 holds nor has an unsent reply for are answered with FAIL `ConnectionLost`.

@@ -530,22 +530,25 @@ class Node:
 
     def _probed(self, actor: str, raw: list[Any]) -> None:
         """Follow the waits of an actor of ours; end a circle that closes here."""
-        path: Chain = tuple((str(link[0]), str(link[1]), int(link[2])) for link in raw)
+        try:
+            path: Chain = tuple((str(node), str(name), int(mark)) for node, name, mark in raw)
+        except (TypeError, ValueError):
+            return  # nothing that could be followed
         instances = self.supervisor.instances(actor)
         if not instances or not all(each.waiting_for for each in instances):
             return  # somebody here is free to work
         for each in instances:
-            link = (self.node_name, each.name, each.waiting_for)
+            waiting_for, link = each.wait()
             if link not in path:
-                self.calls.probe(each.waiting_for, (*path, link))
+                self.calls.probe(waiting_for, (*path, link))
                 continue
             circle = path[path.index(link) :]
             # Every member may have asked; one of them alone gives way.
             if link == min(circle):
-                self.calls.end_deadlock(each.waiting_for, circle)
+                self.calls.end_deadlock(waiting_for, circle)
             else:
                 # Turned, so that whom it meets next stands first and sees it whole.
-                self.calls.probe(each.waiting_for, circle[1:] + circle[:1])
+                self.calls.probe(waiting_for, circle[1:] + circle[:1])
 
     # --- links and what a node answers
 

@@ -17,8 +17,10 @@ import pytest
 
 from flock import Actor, Flock
 from flock.errors import ActorDead, BadArguments, DeadlockError, UsageError
+from flock.messages import PROBE
 from flock.monitors import Down
 from flock.topics import Gap
+from flock.wire import Codec
 from tests.support import eventually
 
 
@@ -80,6 +82,9 @@ class Notebook(Actor):
     def hold(self, meeting: str) -> str:
         wait_for_both(meeting)
         return self.actor_urn
+
+    def ask_to_hold(self, other: Any, meeting: str) -> str:
+        return str(other.options(timeout=20).hold(meeting))
 
     def who(self) -> str:
         return self.actor_urn
@@ -455,6 +460,26 @@ def test_three_chains_of_calls_that_cross_are_named(embedded_url: str, tmp_path:
             assert f"{name}/a" in str(circles[0])
         # One gave way, so those who waited for it got their answers.
         assert 2 in ends or len(circles) == 3
+
+
+def test_nobody_ends_a_wait_by_making_up_a_circle(pair: tuple[Flock, Flock]) -> None:
+    here, there = pair
+    here.supervise(Notebook, name="holder")
+    there.supervise(Notebook, name="waiter")
+    asked = here["there"]["waiter"].ask_to_hold.future(here["here"]["holder"], "made up")
+    [waiter] = there.node.supervisor.instances("waiter")
+    assert eventually(lambda: waiter.waiting_for, within=5.0)
+    peer, codec = here.node.peer("there"), Codec()
+    # Numbers of calls grow by one: whoever is called can guess those of others.
+    for number in range(1, waiter.waiting_for + 50):
+        forged = (PROBE, 1, "waiter", [["there", "waiter", number]])
+        peer.send(codec.encode(forged), urgent=True)
+    peer.send(codec.encode((PROBE, 1, "waiter", ["rubbish", 7, [[]]])), urgent=True)
+
+    assert here["there"].ping(timeout=5.0)  # all of it was read
+    assert not asked.is_ready()
+    wait_for_both("made up")
+    assert isinstance(asked.get(timeout=5), str)
 
 
 def links_of(fleet: Flock, name: str) -> dict[Any, Any]:
