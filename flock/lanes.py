@@ -152,19 +152,20 @@ class Lane:
             and self._lock.acquire(False)
         ):
             # The short way of most calls and answers: nothing waits, nobody sends.
+            is_sent = False
             try:
                 # Looked at under the lock: nobody is overtaken, no closed socket used.
                 if not queue and not self._is_closed:
                     self.used = now = _now_ns(_BOOTTIME)
                     self._send(_pack_head(PROTOCOL, now, ARRAY_OF_ONE) + message, _NOBLOCK)
-                    message = b""
+                    is_sent = True
             except zmq.Again:
                 pass  # the long way finds out again, and waits
             finally:
                 self._lock.release()
             if queue:
                 self.flush()  # who came meanwhile left theirs to us
-            if not message:
+            if is_sent:
                 return
         if len(queue) >= MAX_MESSAGES or self._large_bytes >= MAX_BYTES:
             self._wait_for_room(timeout)

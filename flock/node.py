@@ -77,7 +77,7 @@ class Local:
     state = "connected"
 
     def __init__(self, node: Node, codec: Codec) -> None:
-        """Make it; `codec` is for it alone."""
+        """Make it; `codec` is the node's."""
         self.title = node.identity.name
         self.generation = node.identity.generation
         self.serving: set[int] = set()
@@ -180,7 +180,6 @@ class Node:
         self._crypto = crypto
         self._rubbish_pause = rubbish_pause
         self._keeps_key = keys is not None
-        self._handles = (pack_handle, make_handle)
         self._codec = Codec(pack_handle, make_handle)
         self._activity: Callable[[], str] = lambda: "idle"
         self.is_closed = False
@@ -211,7 +210,7 @@ class Node:
             },
             Tokens().check,
         )
-        self._local = Local(self, Codec(pack_handle, make_handle))
+        self._local = Local(self, self._codec)
 
     # --- joining
 
@@ -233,7 +232,7 @@ class Node:
             self._admission = Admission(self._context, self.registry) if self._crypto else None
             self._reader = Reader(
                 self._context,
-                Codec(*self._handles),
+                self._codec,
                 known=self._admission.known if self._admission is not None else None,
                 heard_hello=self._heard_hello,
                 heard=self.take,
@@ -493,7 +492,7 @@ class Node:
             deadline = None if seconds is None else _now(_BOOTTIME) + seconds - late
             self.dispatcher.take_batch(peer, caller, message, deadline)
         elif kind == PUBLISH:
-            self.topics.heard(peer, *message[1:])
+            self.topics.subscribers.heard(peer, *message[1:])
         elif kind == WATCH:
             self.monitors.heard_watch(peer, message[1], message[2])
         elif kind == UNWATCH:
@@ -517,7 +516,7 @@ class Node:
         """Tell everybody who keeps something of a peer that it is gone."""
         self.monitors.peer_over(peer, reason, crashed)
         if peer.state == "gone":
-            self.topics.peer_over(peer.generation)
+            self.topics.subscribers.peer_over(peer.generation)
             self._reader.forget(peer.generation)
             if self._visitors.get(peer.title) is peer:
                 self._visitors.pop(peer.title, None)

@@ -25,7 +25,6 @@ class Topics:
     Attributes:
         subscribers: those of this process.
         publisher: what sends to those of all.
-        heard, peer_over: what the reader tells the subscribers.
     """
 
     def __init__(
@@ -47,8 +46,6 @@ class Topics:
         """
         self.subscribers = TopicSubscribers(registry, name, generation)
         self.publisher = TopicPublisher(registry, codec, name, peer_of, self.subscribers)
-        self.heard = self.subscribers.heard
-        self.peer_over = self.subscribers.peer_over
 
     def close(self) -> None:
         """End everything, and be listed nowhere."""

@@ -22,12 +22,12 @@ def test_what_nobody_wants_leaves_no_trace() -> None:
     subscription = topics.subscribers.subscribe("wanted", lambda _, value: heard.append(value))
     tracemalloc.start()
     for number in range(1000):
-        topics.heard(peer, f"unwanted {number}", number, 1, "there")
+        topics.subscribers.heard(peer, f"unwanted {number}", number, 1, "there")
     kept, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
 
     assert kept < 10_000
-    topics.heard(peer, "wanted", 1, 1, "there")
+    topics.subscribers.heard(peer, "wanted", 1, 1, "there")
     subscription.cancel()
     topics.close()
 
@@ -45,9 +45,9 @@ def test_who_listens_hears_what_is_sent_to_him_alone_until_he_stops() -> None:
     for step in range(3):
         tell(step)
     for message in sent:
-        here.heard(peer, *msgpack.unpackb(message)[1:])
+        here.subscribers.heard(peer, *msgpack.unpackb(message)[1:])
     stop()
-    here.heard(peer, "steps", 3, 4, "there")
+    here.subscribers.heard(peer, "steps", 3, 4, "there")
 
     assert heard == [("there", 0), ("there", 1), ("there", 2)]
 
