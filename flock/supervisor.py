@@ -288,7 +288,9 @@ class Supervisor:
             return pool
         hosted = place.hosted
         if hosted is None or hosted.is_over:
-            raise ActorDead(f"actor {name!r} is {place.state}", may_have_run=False)
+            # Its place was not told yet, or never will be: the node is leaving.
+            state = "stopped" if place.state == "running" else place.state
+            raise ActorDead(f"actor {name!r} is {state}", may_have_run=False)
         return hosted
 
     def instances(self, name: str) -> list[HostedActor]:

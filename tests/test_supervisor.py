@@ -35,7 +35,7 @@ class Notes:
     def __init__(self) -> None:
         self.heard: queue.Queue[tuple[str, int, Any]] = queue.Queue()
 
-    def answer(self, invocation: Invocation, value: Any, *, more_wait: bool) -> None:
+    def answer(self, invocation: Invocation, value: Any, more_wait: bool) -> None:
         self.heard.put(("answer", invocation.call_id, value))
 
     def fail(self, invocation: Invocation, error: BaseException) -> None:
@@ -226,7 +226,7 @@ def test_an_answer_that_cannot_be_given_does_not_end_the_thread_unseen(
     actors: Supervisor, quick: None
 ) -> None:
     class Broken(Notes):
-        def answer(self, invocation: Invocation, value: Any, *, more_wait: bool) -> None:
+        def answer(self, invocation: Invocation, value: Any, more_wait: bool) -> None:
             raise RuntimeError("cannot answer")
 
     actors.add("a", Worker)
@@ -506,6 +506,8 @@ def test_closing_stops_all_and_names_who_would_not_stop() -> None:
     assert ended == ["stopped"]
     with pytest.raises(UsageError, match="closed"):
         actors.add("late", Worker)
+    with pytest.raises(ActorDead, match="'polite' is stopped"):
+        actors.get("polite")
     gate.set()
 
 
