@@ -43,6 +43,7 @@ from registry.contract import KeyRecord
 
 logger = logging.getLogger(__name__)
 
+_PAUSE_OF_NEWS = 1.0  # seconds between two lines about tells that were dropped
 _monotonic = time.monotonic
 
 
@@ -74,6 +75,8 @@ class Dispatcher:
         self._codec = codec
         self._questions = questions
         self.expired = 0
+        self._dropped = 0  # tells since the last line about one
+        self._say_dropped_at = 0.0
 
     # --- calls in
 
@@ -112,7 +115,7 @@ class Dispatcher:
             if call_id:
                 self.reply_failure(peer, call_id, error)
             else:
-                logger.warning("a tell from %s was dropped: %s", caller.name, error)
+                self._note_dropped(caller, error)
 
     def take_batch(
         self, peer: Any, caller: KeyRecord, message: list[Any], deadline: float | None
@@ -143,6 +146,15 @@ class Dispatcher:
             target.deliver(Invocation(self, peer, call_id, whole, [], {}, deadline, links))
         except CallError as error:
             self.reply_failure(peer, call_id, error)
+
+    def _note_dropped(self, caller: KeyRecord, error: Exception) -> None:
+        """Log a tell that is not run; of a flood of them one line a second says how many."""
+        self._dropped += 1
+        now = _monotonic()
+        if now >= self._say_dropped_at:
+            before = f", and {self._dropped - 1} before it" if self._dropped > 1 else ""
+            logger.warning("a tell from %s was dropped%s: %s", caller.name, before, error)
+            self._dropped, self._say_dropped_at = 0, now + _PAUSE_OF_NEWS
 
     def _no_target(self, actor: str) -> NoReturn:
         there = ", ".join(self._supervisor.names()) or "none"

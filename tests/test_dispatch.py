@@ -211,6 +211,25 @@ def test_what_is_not_offered_is_refused_and_did_not_run(
     assert peer.serving == set()
 
 
+def test_a_flood_of_tells_that_are_dropped_is_told_in_one_line_a_second(
+    dispatcher: Dispatcher,
+    peer: Peer,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("flock.dispatch._monotonic", lambda: 10.0)
+    for _ in range(50):
+        dispatcher.take(peer, NODE, [TELL, "nobody", "add", [1], {}, None, [], None], None)
+    monkeypatch.setattr("flock.dispatch._monotonic", lambda: 11.0)
+    dispatcher.take(peer, NODE, [TELL, "nobody", "add", [1], {}, None, [], None], None)
+
+    first, second = [record.getMessage() for record in caplog.records]
+    assert (
+        first == f"a tell from {NODE.name} was dropped: no actor 'nobody' here; there are: sample"
+    )
+    assert f"a tell from {NODE.name} was dropped, and 49 before it: no actor" in second
+
+
 def test_a_node_answers_its_own_questions_at_once(dispatcher: Dispatcher, peer: Peer) -> None:
     call(dispatcher, peer, "", "ping")
     call(dispatcher, peer, "", "twice", 4)
