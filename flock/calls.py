@@ -13,8 +13,7 @@ import logging
 import math
 import threading
 import time
-from _thread import allocate_lock
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -24,7 +23,7 @@ from flock.context import current
 from flock.errors import CallCancelled, CallError, CallTimeout, DeadlockError, EncodeError
 from flock.future import Future
 from flock.messages import BATCH, CALL, MAX_CHAIN, PROBE, TELL, Chain
-from flock.wire import SCALAR_TYPES, Codec
+from flock.wire import Codec
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +42,7 @@ class Peer(Protocol):
     def generation(self) -> str:
         """Which run of it this is."""
 
-    def send(self, message: bytes, *, urgent: bool, timeout: float | None = None) -> None:
+    def send(self, message: bytes, urgent: bool, timeout: float | None = None) -> None:
         """Send one encoded message.
 
         Args:
@@ -88,6 +87,9 @@ class CallFuture(Future[Any]):
     deadline: float | None = None
     """Monotonic seconds at which the watchman ends it; None if nobody but its caller does."""
 
+    is_queued = False
+    """True if it was sent without a hurry."""
+
     is_lifted = False
     """True once the answer was promised for later and no deadline holds any more."""
 
@@ -95,14 +97,18 @@ class CallFuture(Future[Any]):
         self, call_id: int, peer: Peer, actor: str, method: str, options: CallOptions
     ) -> None:
         """Note what the caller waits for."""
-        # What `Future.__init__` does; a call's way is short, and each step counts.
-        self._unset = unset = allocate_lock()
-        unset.acquire()
+        # Without the lock of `Future.__init__`: most answers are there before anybody
+        # waits, and the table of open calls sees to it that a call ends once.
         self.call_id = call_id
         self.peer = peer
         self.actor = actor
         self.method = method
         self.options = options
+
+    def before_wait(self) -> None:
+        """Send what still lies in the lane's queue, if the call may be there."""
+        if self.is_queued:
+            self.peer.flush()
 
     @property
     def label(self) -> str:
@@ -177,8 +183,13 @@ class Calls:
                 method may have run.
             Exception: what the method raised.
         """
-        future = self._send(CALL, peer, actor, method, (method, args, kwargs), options, True)
-        is_late = not future.wait(options.timeout)
+        future = self.future(peer, actor, method, args, kwargs, options, is_waited_for=True)
+        try:
+            is_late = not future.wait(options.timeout)
+        except BaseException:
+            # Given up, by Ctrl-C, say: the work over there goes on, its answer is dropped.
+            self._open.pop(future.call_id, None)
+            raise
         # A promise of a later answer may have lifted the deadline meanwhile.
         if is_late and not future.is_lifted and self._open.pop(future.call_id, None) is not None:
             raise future.timed_out()
@@ -189,18 +200,59 @@ class Calls:
         peer: Peer,
         actor: str,
         method: str,
-        args: tuple[Any, ...],
+        args: Sequence[Any],
         kwargs: dict[str, Any],
         options: CallOptions,
-    ) -> Future[Any]:
+        is_waited_for: bool = False,
+        kind: int = CALL,
+    ) -> CallFuture:
         """Call a method and return its answer's future at once.
+
+        Args:
+            peer: the node.
+            actor: the actor.
+            method: its name; of a batch only for messages.
+            args: the call's; of a batch its calls.
+            kwargs: the call's.
+            options: the call's.
+            is_waited_for: this thread waits at once, so the call leaves at once
+                and nobody else need watch its deadline.
+            kind: CALL or BATCH.
 
         Raises:
             CallError: it could not be sent; whatever happens later comes out
                 of the future.
         """
-        future = self._send(CALL, peer, actor, method, (method, args, kwargs), options, False)
-        future.before_wait = peer.flush
+        call_id = next(self._ids)
+        timeout = options.timeout
+        chain = self._chain(call_id) if current.actor is not None or current.chain else ()
+        if kind == CALL:
+            message = self._codec.encode(
+                (CALL, call_id, actor, method, args, kwargs, timeout, chain, options.under)
+            )
+            # After it was encoded: what nests without end was refused by that.
+            self._codec.check_arguments(args, kwargs)
+        else:
+            message = self._codec.encode(
+                (BATCH, call_id, actor, args, timeout, chain, options.under)
+            )
+        future = CallFuture(call_id, peer, actor, method, options)
+        if not is_waited_for:
+            future.is_queued = True
+            if timeout is not None:
+                # Set before it is sent: a promise of a later answer may lift it at once.
+                future.deadline = time.monotonic() + timeout
+        # In the table before it is sent: the answer can be faster than we are.
+        self._open[call_id] = future
+        try:
+            if self._closed:
+                raise CallCancelled(f"{future.label}: this flock is closed", may_have_run=False)
+            peer.send(message, is_waited_for or kind == BATCH)
+        except BaseException:
+            self._open.pop(call_id, None)
+            raise
+        if not (is_waited_for or self._is_timing or timeout is None):
+            self._watch_deadlines()
         return future
 
     def tell(
@@ -228,53 +280,7 @@ class Calls:
         if self._closed:
             raise CallCancelled(f"{peer.title}: this flock is closed", may_have_run=False)
         timeout = math.inf if options.timeout is None else options.timeout
-        peer.send(message, urgent=False, timeout=timeout)
-
-    def _send(
-        self,
-        kind: int,
-        peer: Peer,
-        actor: str,
-        title: str,
-        work: tuple[Any, ...],
-        options: CallOptions,
-        is_waited_for: bool,
-    ) -> CallFuture:
-        """Send a CALL or a BATCH.
-
-        Args:
-            kind: which.
-            peer: the node.
-            actor: the actor.
-            title: the method, for messages.
-            work: the fields of the message between the actor and the seconds.
-            options: the call's.
-            is_waited_for: its thread waits at once, so the call leaves at once
-                and nobody else need watch its deadline.
-        """
-        call_id = next(self._ids)
-        timeout = options.timeout
-        chain = self._chain(call_id) if current.actor is not None or current.chain else ()
-        message = self._codec.encode((kind, call_id, actor, *work, timeout, chain, options.under))
-        if kind == CALL and (work[2] or not SCALAR_TYPES.issuperset(map(type, work[1]))):
-            # After it was encoded: what nests without end was refused by that.
-            self._codec.check_arguments(work[1], work[2])
-        future = CallFuture(call_id, peer, actor, title, options)
-        if timeout is not None and not is_waited_for:
-            # Set before it is sent: a promise of a later answer may lift it at once.
-            future.deadline = time.monotonic() + timeout
-        # In the table before it is sent: the answer can be faster than we are.
-        self._open[call_id] = future
-        try:
-            if self._closed:
-                raise CallCancelled(f"{future.label}: this flock is closed", may_have_run=False)
-            peer.send(message, urgent=is_waited_for or kind == BATCH)
-        except BaseException:
-            self._open.pop(call_id, None)
-            raise
-        if not (is_waited_for or self._is_timing or timeout is None):
-            self._watch_deadlines()
-        return future
+        peer.send(message, False, timeout)
 
     def _chain(self, call_id: int) -> tuple[Any, ...]:
         actor = current.actor
@@ -303,9 +309,7 @@ class Calls:
             except EncodeError as error:
                 raise EncodeError(f"call {number}: {error}") from None
         title = f"batch of {len(calls)}"
-        future = self._send(BATCH, peer, actor, title, (calls,), options, False)
-        future.before_wait = peer.flush
-        return future
+        return self.future(peer, actor, title, calls, {}, options, kind=BATCH)
 
     def probe(self, call_id: int, path: Chain) -> None:
         """Ask whoever works on a call of ours whether he waits, and for whom."""

@@ -175,16 +175,16 @@ class Dispatcher:
         except Exception as error:  # noqa: BLE001 - it is answered, as a method's would be
             self.reply_failure(peer, call_id, error, has_run=True)
             return
-        self._send_reply(peer, call_id, value, urgent=True)
+        self._send_reply(peer, call_id, value, True)
 
     # --- answers out
 
-    def answer(self, invocation: Invocation, value: Any, *, more_wait: bool) -> None:
+    def answer(self, invocation: Invocation, value: Any, more_wait: bool) -> None:
         """Send a method's value, or promise it if it comes later."""
-        if isinstance(value, pykka.Future):
+        if type(value) not in SCALAR_TYPES and isinstance(value, pykka.Future):
             self._answer_later(invocation, value)
         else:
-            self._send_reply(invocation.peer, invocation.call_id, value, urgent=not more_wait)
+            self._send_reply(invocation.peer, invocation.call_id, value, not more_wait)
 
     def fail(self, invocation: Invocation, error: BaseException) -> None:
         """Send the error that a method raised."""
@@ -199,7 +199,7 @@ class Dispatcher:
         self.expired += 1
         invocation.peer.serving.discard(invocation.call_id)
 
-    def _send_reply(self, peer: Any, call_id: int, value: Any, *, urgent: bool) -> None:
+    def _send_reply(self, peer: Any, call_id: int, value: Any, urgent: bool) -> None:
         try:
             message = self._codec.encode((REPLY, call_id, value))
             if type(value) not in SCALAR_TYPES:
@@ -208,7 +208,7 @@ class Dispatcher:
         except Exception as error:  # noqa: BLE001 - a value may be of any class, with any code
             self.reply_failure(peer, call_id, ReplyTooLarge(f"the method ran, but {error}"))
         else:
-            self._send(peer, call_id, message, urgent=urgent)
+            self._send(peer, call_id, message, urgent)
 
     def reply_failure(
         self, peer: Any, call_id: int, error: BaseException, *, has_run: bool = False
@@ -220,13 +220,13 @@ class Dispatcher:
             # One of its fields cannot travel; its name and text can.
             bare = fail_message(call_id, error, has_run=has_run, with_fields=False)
             message = self._codec.encode(bare)
-        self._send(peer, call_id, message, urgent=True)
+        self._send(peer, call_id, message, True)
 
-    def _send(self, peer: Any, call_id: int, message: bytes, *, urgent: bool) -> None:
+    def _send(self, peer: Any, call_id: int, message: bytes, urgent: bool) -> None:
         peer.serving.discard(call_id)
         peer.last_reply = _monotonic()
         try:
-            peer.send(message, urgent=urgent)
+            peer.send(message, urgent)
         except OverloadedError:
             # Nothing may wait for ever: a new lane makes the caller ask what
             # became of its calls, and hear that this answer is lost.
@@ -261,7 +261,7 @@ class Dispatcher:
         except BaseException as error:  # noqa: BLE001 - it goes to the caller
             self.fail(invocation, error)
         else:
-            self._send_reply(invocation.peer, invocation.call_id, value, urgent=True)
+            self._send_reply(invocation.peer, invocation.call_id, value, True)
 
     def missing(self, peer: Any, ids: list[Any]) -> None:
         """Fail those of a peer's open calls that nobody works on here any more."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import queue
 import sys
 import threading
+from _thread import LockType
 from _thread import allocate_lock as _allocate_lock
 from collections.abc import Callable, Generator
 from types import TracebackType
@@ -30,6 +31,7 @@ PROBE_AFTER = 1.0
 """Seconds an actor waits for a call before it looks for a circle of waits."""
 
 _callbacks_lock = threading.Lock()
+_waiting_lock = threading.Lock()
 _NOTHING: Any = object()
 
 
@@ -55,11 +57,21 @@ class Future(pykka.Future[T]):
     _error: BaseException | None = None
     _traceback: TracebackType | None = None
     _callbacks: list[Callable[[Future[T]], None]] | None = None
+    _unset: LockType | None = None
 
     def __init__(self) -> None:
         """Make a future without a value."""
         self._unset = _allocate_lock()
         self._unset.acquire()
+
+    def _until_set(self) -> LockType:
+        """Return the lock that is held until the value is there; it may be there already."""
+        with _waiting_lock:
+            if self._unset is None:
+                unset = _allocate_lock()
+                unset.acquire()
+                self._unset = unset
+            return self._unset
 
     def __repr__(self) -> str:
         """Say whether the value is there."""
@@ -105,24 +117,27 @@ class Future(pykka.Future[T]):
             return self._wait_for_hook(timeout)
         if self.before_wait is not None:
             self.before_wait()
+        unset = self._unset or self._until_set()
+        if self._value is not _NOTHING or self._error is not None:
+            return True  # whoever set it may not have seen the lock
         actor = current.actor if self.call_id else None
         if actor is None:
-            if not self._unset.acquire(timeout=-1 if timeout is None else max(timeout, 0)):
+            if not unset.acquire(timeout=-1 if timeout is None else max(timeout, 0)):
                 return False
-            self._unset.release()
+            unset.release()
             return True
         actor.begin_wait(self.call_id)
         try:
             first = PROBE_AFTER if timeout is None else min(max(timeout, 0), PROBE_AFTER)
-            if not self._unset.acquire(timeout=first):
+            if not unset.acquire(timeout=first):
                 if timeout is not None and timeout <= PROBE_AFTER:
                     return False
                 # Two chains of calls that cross are seen by nobody on arrival.
                 actor.probe(self.call_id)
                 rest = -1 if timeout is None else timeout - PROBE_AFTER
-                if not self._unset.acquire(timeout=rest):
+                if not unset.acquire(timeout=rest):
                     return False
-            self._unset.release()
+            unset.release()
             return True
         finally:
             actor.end_wait(self.call_id)
@@ -151,10 +166,11 @@ class Future(pykka.Future[T]):
             raise queue.Full
         self._value = value
         # As `_resolved`, which would be one step more on every answer's way.
-        try:
-            self._unset.release()
-        except RuntimeError:
-            raise queue.Full from None
+        if self._unset is not None:
+            try:
+                self._unset.release()
+            except RuntimeError:
+                raise queue.Full from None
         if self._callbacks is not None:
             self._call_back()
 
@@ -174,10 +190,11 @@ class Future(pykka.Future[T]):
         self.set_exception((type(error), error, error.__traceback__))
 
     def _resolved(self) -> None:
-        try:
-            self._unset.release()
-        except RuntimeError:
-            raise queue.Full from None  # another thread was first, by a hair
+        if self._unset is not None:
+            try:
+                self._unset.release()
+            except RuntimeError:
+                raise queue.Full from None  # another thread was first, by a hair
         if self._callbacks is not None:
             self._call_back()
 

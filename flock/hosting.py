@@ -41,7 +41,7 @@ _boottime_now = time.clock_gettime
 class Answerer(Protocol):
     """Sends what became of a call."""
 
-    def answer(self, invocation: Invocation, value: Any, *, more_wait: bool) -> None:
+    def answer(self, invocation: Invocation, value: Any, more_wait: bool) -> None:
         """Send the method's value; `more_wait` says that more answers come soon."""
 
     def fail(self, invocation: Invocation, error: BaseException) -> None:
@@ -295,8 +295,9 @@ class HostedActor:
             logger.exception("actor %r failed in on_start", self.name)
             crash = error
             self._stop_flags()
-        while not actor.actor_stopped.is_set():
-            item: Any = inbox.get()
+        is_stopped, next_item = actor.actor_stopped.is_set, inbox.get
+        while not is_stopped():
+            item: Any = next_item()
             try:
                 handle = self._invoke if type(item) is Invocation else self._pykka_message
                 crash = handle(item)
@@ -340,7 +341,7 @@ class HostedActor:
         else:
             if invocation.call_id:
                 inbox: Any = self.actor.actor_inbox
-                invocation.answerer.answer(invocation, value, more_wait=not inbox.empty())
+                invocation.answerer.answer(invocation, value, not inbox.empty())
             return None
         finally:
             self._invocation = None

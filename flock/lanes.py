@@ -135,7 +135,7 @@ class Lane:
         self._is_open = True
         self.flush()
 
-    def send(self, message: bytes, *, urgent: bool, timeout: float | None = None) -> None:
+    def send(self, message: bytes, urgent: bool, timeout: float | None = None) -> None:
         """Queue a message; send it at once, with all in front of it, if `urgent`.
 
         Raises:
@@ -216,13 +216,11 @@ class Lane:
         queue = self._queue
         self.used = _now_ns(_BOOTTIME)
         while queue and not self._is_closed:
-            batch = [queue.popleft()]
-            size = len(batch[0])
-            is_large = size >= _LARGE
-            while queue and len(batch) < _FRAME_MESSAGES and size + len(queue[0]) <= _FRAME_BYTES:
-                batch.append(queue.popleft())
-                size += len(batch[-1])
-                is_large = is_large or len(batch[-1]) >= _LARGE
+            batch = [queue.popleft() for _ in range(min(len(queue), _FRAME_MESSAGES))]
+            size = sum(map(len, batch))
+            while size > _FRAME_BYTES and len(batch) > 1:
+                size -= len(batch[-1])
+                queue.appendleft(batch.pop())
             if self._has_waited and not self._all_wanted(batch):
                 continue
             frame = frame_of(batch, _now_ns(_BOOTTIME))
@@ -236,7 +234,7 @@ class Lane:
                 self._is_stalled = self._has_waited = True
                 self._flusher.wake(self)
                 return
-            if is_large:
+            if size >= _LARGE:
                 self._make_room(batch)
         self._has_waited = False
 

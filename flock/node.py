@@ -96,7 +96,6 @@ class Local:
     def send(
         self,
         message: bytes,
-        *,
         urgent: bool,  # noqa: ARG002 - nothing waits here, so there is no hurry,
         timeout: float | None = None,  # noqa: ARG002 - nor a wait for room
     ) -> None:
@@ -458,6 +457,8 @@ class Node:
             messages: as decoded.
             late: seconds they took longer than messages of this peer need.
         """
+        take = self.dispatcher.take
+        arrived = _now(_BOOTTIME) - late
         for message in messages:
             kind = message[0]
             try:
@@ -465,10 +466,9 @@ class Node:
                     self._answered(peer, message[1], message[2])
                 elif kind == CALL:
                     seconds = message[6]
-                    deadline = None if seconds is None else _now(_BOOTTIME) + seconds - late
-                    self.dispatcher.take(peer, caller, message, deadline)
+                    take(peer, caller, message, None if seconds is None else arrived + seconds)
                 elif kind == TELL:
-                    self.dispatcher.take(peer, caller, message, None)
+                    take(peer, caller, message, None)
                 else:
                     self._take_rarer(kind, peer, caller, message, late)
             except Exception:

@@ -96,17 +96,17 @@ class RemotePeer:
         """Its public key, Z85."""
         return self.record.public_key.encode()
 
-    def send(self, message: bytes, *, urgent: bool, timeout: float | None = None) -> None:
+    def send(self, message: bytes, urgent: bool, timeout: float | None = None) -> None:
         """Send on our lane to it, opening one if there is none; as `flock.calls.Peer`."""
         lane = self.lane
         if lane is not None:
             try:
-                lane.send(message, urgent=urgent, timeout=timeout)
+                lane.send(message, urgent, timeout)
                 return
             except LaneClosed:
                 pass
         try:
-            self._peers.open_lane(self).send(message, urgent=urgent, timeout=timeout)
+            self._peers.open_lane(self).send(message, urgent, timeout)
         except LaneClosed:
             raise NodeUnreachable(f"the way to {self.title} broke at once") from None
 

@@ -22,6 +22,7 @@ import msgpack
 
 from flock.errors import EncodeError, FlockError
 from flock.messages import (
+    CALL,
     FIELD_TYPES,
     FRAME_HEADER,
     MAX_CONTAINERS,
@@ -29,6 +30,7 @@ from flock.messages import (
     MAX_FRAME_BYTES,
     PROTOCOL,
     REPLY,
+    TELL,
 )
 
 _MAX_PLACES = 1_000_000  # that the search for a value that cannot travel looks at
@@ -141,12 +143,17 @@ class Codec:
         Raises:
             EncodeError: names the place.
         """
-        for index, value in enumerate(args):
+        for value in args:
             if type(value) not in SCALAR_TYPES:
-                self.check_value(value, f"args[{index}]")
-        for key, value in kwargs.items():
+                self._check_each(enumerate(args), "args")
+                break
+        if kwargs:
+            self._check_each(kwargs.items(), "kwargs")
+
+    def _check_each(self, values: Iterable[tuple[Any, Any]], where: str) -> None:
+        for key, value in values:
             if type(value) not in SCALAR_TYPES:
-                self.check_value(value, f"kwargs[{key!r}]")
+                self.check_value(value, f"{where}[{key!r}]")
 
     def check_value(self, value: Any, place: str) -> None:
         """Refuse a value that cannot be read at the other end: nested too deep, a tuple for a key.
@@ -235,21 +242,8 @@ class Codec:
             for message in messages:
                 if type(message) is not list or not message:
                     raise BadFrame("a message that does not begin with its kind")
-                shape = tuple(map(type, message))
-                if message[0] == REPLY and shape in _PLAIN_REPLIES:
-                    continue
-                # Nearly every message has one of the few exact shapes of its
-                # kind; the rest is looked at closely.
-                places = _SHAPES.get(message[0], _NO_SHAPES).get(shape)
-                if places is None:
-                    _check_closely(message)
-                    continue
-                for place in places:
-                    value = message[place]
-                    if value:
-                        members = value if type(value) is list else value.values()
-                        if not SCALAR_TYPES.issuperset(map(type, members)):
-                            _check_depth(value)
+                if not _is_plain(message):
+                    _check(message)
         except BadFrame:
             raise
         except Exception as error:  # noqa: BLE001 - see below
@@ -304,6 +298,61 @@ def _counting_hooks(most: int, *, keeps: bool = True) -> dict[str, Callable[[Any
     return {"list_hook": count, "object_hook": count}
 
 
+def _is_plain(message: list[Any]) -> bool:
+    """Say whether a message is what nearly all are: nothing in it needs a closer look.
+
+    That is an answer that holds no other values, or a call or tell with such
+    arguments, without keywords, chain and lock. Each step costs every message.
+    """
+    kind = message[0]
+    if kind == REPLY:
+        return (
+            len(message) == 3
+            and type(kind) is int
+            and type(message[1]) is int
+            and type(message[2]) in SCALAR_TYPES
+        )
+    if kind == CALL and len(message) == 9:
+        _, call_id, actor, method, args, kwargs, seconds, chain, under = message
+    elif kind == TELL and len(message) == 8:
+        call_id = 0
+        _, actor, method, args, kwargs, seconds, chain, under = message
+    else:
+        return False
+    if type(args) is not list:
+        return False
+    for each in args:
+        if type(each) not in SCALAR_TYPES:
+            return False
+    return (
+        type(kind) is int
+        and type(call_id) is int
+        and type(actor) is str
+        and type(method) is str
+        and type(kwargs) is dict
+        and (type(seconds) is float or seconds is None)
+        and type(chain) is list
+        and under is None
+        and not kwargs
+        and not chain
+    )
+
+
+def _check(message: list[Any]) -> None:
+    """Refuse a message that is not as the table says."""
+    # Most have one of the few exact shapes of their kind; the rest is looked at closely.
+    places = _SHAPES.get(message[0], _NO_SHAPES).get(tuple(map(type, message)))
+    if places is None:
+        _check_closely(message)
+        return
+    for place in places:
+        value = message[place]
+        if value:
+            members = value if type(value) is list else value.values()
+            if not SCALAR_TYPES.issuperset(map(type, members)):
+                _check_depth(value)
+
+
 def _check_closely(message: list[Any]) -> None:
     """Refuse a message whose kind, number of fields or types are not in the table."""
     kind = message[0]
@@ -340,7 +389,6 @@ def _shapes(types: tuple[Any, ...]) -> dict[tuple[type, ...], tuple[int, ...]]:
 
 _VALUE_TYPES = (type(None), bool, int, float, str, bytes, list, dict)
 _SHAPES = {kind: _shapes(types) for kind, types in FIELD_TYPES.items()}
-_PLAIN_REPLIES = frozenset(shape for shape, places in _SHAPES[REPLY].items() if not places)
 _NO_SHAPES: dict[tuple[type, ...], tuple[int, ...]] = {}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -38,7 +39,7 @@ class Peer:
         self.timeouts: list[float | None] = []
         self.flushed = 0
 
-    def send(self, message: bytes, *, urgent: bool, timeout: float | None = None) -> None:
+    def send(self, message: bytes, urgent: bool, timeout: float | None = None) -> None:
         [decoded] = codec.decode(frame_of((message,), 0))[1]
         self.sent.append(decoded)
         self.timeouts.append(timeout)
@@ -233,6 +234,43 @@ def test_waiting_sends_what_is_queued_first(calls: Calls) -> None:
     assert peer.flushed == 0
     future.wait(0)
     assert peer.flushed == 1
+
+
+def test_all_who_wait_for_a_call_are_woken_however_early_its_answer_comes(calls: Calls) -> None:
+    peer = Peer()
+    for _ in range(200):
+        future = future_of(calls, peer)
+        start = threading.Barrier(4)
+        got: list[Any] = []
+
+        def wait(future: Any = future, start: Any = start, got: Any = got) -> None:
+            start.wait()
+            got.append(future.get(timeout=5))
+
+        threads = [threading.Thread(target=wait) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        start.wait()
+        assert calls.answered(peer, future.call_id, "value")
+        for thread in threads:
+            thread.join()
+        assert got == ["value"] * 3
+
+
+def test_a_wait_that_is_interrupted_gives_the_call_up(calls: Calls) -> None:
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    peer = Peer(lambda _: signal.setitimer(signal.ITIMER_REAL, 0.05))
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            calls.call(peer, "a", "m", (), {}, CallOptions(timeout=None))
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+    assert calls.count() == 0
+    assert not calls.answered(peer, 1, "nobody waits for it any more")
 
 
 class Waiter:

@@ -45,7 +45,7 @@ class Peer:
         self.given_up = 0
         self.refuses: CallError | None = None
 
-    def send(self, message: bytes, *, urgent: bool, timeout: float | None = None) -> None:
+    def send(self, message: bytes, urgent: bool, timeout: float | None = None) -> None:
         if self.refuses is not None:
             raise self.refuses
         self.sent.put(codec.decode(frame_of((message,), 0))[1][0])

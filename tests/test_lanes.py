@@ -142,6 +142,17 @@ def test_messages_travel_together_and_in_order(new_lane: NewLane, far: Far) -> N
     assert max(map(len, frames)) <= 64
 
 
+def test_a_frame_is_no_larger_than_it_has_to_be(new_lane: NewLane, far: Far) -> None:
+    lane = new_lane(is_open=False)
+    for number in range(40):
+        lane.send(message([number, b"x" * 10_000]), urgent=False)
+    lane.open()
+    frames = far.frames()
+
+    assert [value[0] for frame in frames for value in frame] == list(range(40))
+    assert {len(frame) for frame in frames[:-1]} == {6}  # 64 KiB hold no more of them
+
+
 def test_large_messages_travel_alone_and_keep_their_place(new_lane: NewLane, far: Far) -> None:
     lane = new_lane(is_open=False)
     sizes = [10, 200_000, 10, 10, 70_000, 3_000_000, 10]

@@ -22,7 +22,7 @@ class Peer:
     def __init__(self) -> None:
         self.sent: list[list[Any]] = []
 
-    def send(self, message: bytes, *, urgent: bool) -> None:
+    def send(self, message: bytes, urgent: bool) -> None:
         assert urgent
         self.sent += codec.decode(frame_of([message], 0))[1]
 
