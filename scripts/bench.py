@@ -32,8 +32,9 @@ from bench_calls import (
     Echo,
     Ours,
     Raw,
-    alternate,
     awake_cores,
+    chunks,
+    compare,
     repeat,
     serve_flock,
     serve_raw,
@@ -100,7 +101,7 @@ def show(
     figure: Callable[[float], float],
 ) -> None:
     """Measure one line and print it: figure, and ratio to the first."""
-    medians, ratios = alternate(rounds, works)
+    medians, ratios = compare(chunks(rounds, works))
     print(f"\n{title} ({unit}; x = against {next(iter(works))})")
     for name, seconds in medians.items():
         ratio = ratios[name] if unit == "us" else 1 / ratios[name]

@@ -4,8 +4,8 @@
 The limit is a DEALER/ROUTER pair with msgpack, one thread on each side, no
 actor, one message per frame. Both sides run in alternating chunks (raw, ours,
 raw, ours …), the server in another process, client and server pinned to a core
-each; a ratio is the median over neighbouring chunks. Only ratios travel from
-one machine to another.
+each; a ratio is the median over neighbouring chunks, over several starts of all
+servers. Only ratios travel from one machine to another.
 
 The actor called is a supervised `flock.Actor` with a one-line method, found
 through the embedded registry; deadlines, chains, limits and checks are all on.
@@ -119,6 +119,12 @@ class Raw:
         self.socket = self.connected()
         self.number = 0
 
+    def __enter__(self) -> Raw:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.socket.close()
+
     def connected(self) -> zmq.Socket[bytes]:
         """Make a connection of its own, for one thread."""
         socket: zmq.Socket[bytes] = _context().socket(zmq.DEALER)
@@ -213,28 +219,28 @@ def timed(work: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def alternate(
-    rounds: int, work: Mapping[str, Callable[[], object]]
-) -> tuple[dict[str, float], dict[str, float]]:
-    """Run pieces of work in turn; return each one's median seconds and ratio to the first's.
+def chunks(rounds: int, work: Mapping[str, Callable[[], object]]) -> dict[str, list[float]]:
+    """Run pieces of work in turn, and return the seconds that each took each time."""
+    for once in work.values():
+        once()
+    seconds: dict[str, list[float]] = {name: [] for name in work}
+    for _ in range(rounds):
+        for name, once in work.items():
+            seconds[name].append(timed(once))
+    return seconds
+
+
+def compare(seconds: Mapping[str, list[float]]) -> tuple[dict[str, float], dict[str, float]]:
+    """Return each piece's median seconds, and the median of its ratios to the first's.
 
     The ratio is taken between neighbours, so that what the machine does
     meanwhile meets both.
     """
-    names = list(work)
-    for name in names:
-        work[name]()
-    seconds: dict[str, list[float]] = {name: [] for name in names}
-    for _ in range(rounds):
-        for name in names:
-            seconds[name].append(timed(work[name]))
-    first = seconds[names[0]]
-    medians = {name: statistics.median(seconds[name]) for name in names}
+    first = next(iter(seconds.values()))
+    medians = {name: statistics.median(mine) for name, mine in seconds.items()}
     ratios = {
-        name: statistics.median(
-            mine / base for mine, base in zip(seconds[name], first, strict=True)
-        )
-        for name in names
+        name: statistics.median(one / base for one, base in zip(mine, first, strict=True))
+        for name, mine in seconds.items()
     }
     return medians, ratios
 
@@ -249,26 +255,54 @@ def repeat(work: Callable[[bytes], None], value: bytes, count: int) -> Callable[
     return run
 
 
-def measure(raw: Raw, plain: Ours, curve: Ours, rounds: int) -> None:
-    """Print the table."""
-    clients: dict[str, Any] = {"raw": raw, "ours, plain": plain, "ours, CURVE": curve}
-    print(f"{'':34}{'raw':>12}{'ours, plain':>22}{'ours, CURVE':>22}")
-    for size, value in PAYLOADS.items():
-        count = 300 if size != "64 KiB" else 100
+Seen = dict[str, dict[str, list[float]]]
+"""The seconds of each chunk: by line of the table, and by client."""
+
+SYNCHRONOUS = {f"synchronous call, {size} (us)": value for size, value in PAYLOADS.items()}
+RATES: dict[str, tuple[str, tuple[int, ...], int]] = {
+    "futures, 5,000 outstanding (/s)": ("pipelined", (5000,), 5000),
+    "tells (/s)": ("one_way", (10_000,), 10_000),
+    "8 calling threads (/s)": ("threads", (8, 200), 1600),
+}
+"""By line: the client's method, its arguments, and how many calls that makes."""
+
+
+def calls_in_a_chunk(line: str) -> int:
+    """Return how many calls a chunk of a line makes."""
+    if line in RATES:
+        return RATES[line][2]
+    return 300 if len(SYNCHRONOUS[line]) < 65536 else 100
+
+
+def measure(clients: Mapping[str, Any], rounds: int, seen: Seen) -> None:
+    """Measure every line once more."""
+    for line, value in SYNCHRONOUS.items():
+        count = calls_in_a_chunk(line)
         work = {name: repeat(client.call, value, count) for name, client in clients.items()}
-        medians, ratios = alternate(rounds, work)
-        shown = {name: medians[name] / count * 1e6 for name in medians}
-        row(f"synchronous call, {size} (us)", shown, ratios, slower=True)
-    for title, method, arguments, count in (
-        ("futures, 5,000 outstanding (/s)", "pipelined", (5000,), 5000),
-        ("tells (/s)", "one_way", (10_000,), 10_000),
-        ("8 calling threads (/s)", "threads", (8, 200), 1600),
-    ):
+        _add(seen, line, chunks(rounds, work))
+    for line, (method, arguments, _) in RATES.items():
         work = {
             name: partial(getattr(client, method), *arguments) for name, client in clients.items()
         }
-        medians, ratios = alternate(max(3, rounds // 3), work)
-        row(title, {name: count / medians[name] for name in medians}, ratios, slower=False)
+        _add(seen, line, chunks(max(3, rounds // 3), work))
+
+
+def _add(seen: Seen, line: str, seconds: dict[str, list[float]]) -> None:
+    for name, taken in seconds.items():
+        seen.setdefault(line, {}).setdefault(name, []).extend(taken)
+
+
+def report(seen: Seen) -> None:
+    """Print the table."""
+    print(f"{'':34}{'raw':>12}{'ours, plain':>22}{'ours, CURVE':>22}")
+    for line, seconds in seen.items():
+        count = calls_in_a_chunk(line)
+        medians, ratios = compare(seconds)
+        if line in RATES:
+            shown = {name: count / median for name, median in medians.items()}
+        else:
+            shown = {name: median / count * 1e6 for name, median in medians.items()}
+        row(line, shown, ratios, slower=line not in RATES)
 
 
 def row(title: str, shown: dict[str, float], ratios: dict[str, float], *, slower: bool) -> None:
@@ -283,7 +317,8 @@ def row(title: str, shown: dict[str, float], ratios: dict[str, float], *, slower
 def main() -> None:
     """Serve, or measure."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
-    parser.add_argument("--rounds", type=int, default=15, help="chunks of each kind (15)")
+    parser.add_argument("--rounds", type=int, default=9, help="chunks of each kind (9)")
+    parser.add_argument("--starts", type=int, default=5, help="starts of all servers (5)")
     parser.add_argument("--serve", choices=["raw", "plain", "curve"], help=argparse.SUPPRESS)
     parser.add_argument("--folder", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -292,31 +327,52 @@ def main() -> None:
     elif options.serve:
         serve_flock(options.folder, options.serve == "curve")
     else:
-        run(options.rounds)
+        run(options.rounds, options.starts)
 
 
-def run(rounds: int) -> None:
+def run(rounds: int, starts: int) -> None:
+    """Start the three servers and measure, so many times, and print what came of all.
+
+    A rate depends on how two processes fell into step, which lasts for seconds
+    and differs from start to start by more than what is measured here.
+    """
+    print(
+        f"flock {flock.__version__}, {starts} starts, {rounds} rounds each; "
+        "times of raw: lower is better, rates: higher"
+    )
+    seen: Seen = {}
+    with awake_cores():
+        for _ in range(starts):
+            measure_once(rounds, seen)
+    report(seen)
+
+
+def measure_once(rounds: int, seen: Seen) -> None:
     """Start the three servers and measure."""
     folder = tempfile.mkdtemp(prefix="flock-bench-")
     plain, curve = f"{folder}/plain", f"{folder}/curve"
-    print(
-        f"flock {flock.__version__}, {rounds} rounds, times of raw: lower is better, rates: higher"
-    )
+    everywhere = os.sched_getaffinity(0)
     try:
         with (
-            awake_cores(),
             server("--serve", "raw") as port,
             server("--serve", "plain", "--folder", plain),
             server("--serve", "curve", "--folder", curve),
         ):
             # Before any thread of a client exists: each inherits its maker's cores.
-            os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+            os.sched_setaffinity(0, {min(everywhere)})
             with (
                 Flock(registry=f"embedded:{plain}", crypto=False) as plain_client,
                 Flock(registry=f"embedded:{curve}") as curve_client,
+                Raw(int(port)) as raw,
             ):
-                measure(Raw(int(port)), Ours(plain_client), Ours(curve_client), rounds)
+                clients = {
+                    "raw": raw,
+                    "ours, plain": Ours(plain_client),
+                    "ours, CURVE": Ours(curve_client),
+                }
+                measure(clients, rounds, seen)
     finally:
+        os.sched_setaffinity(0, everywhere)
         shutil.rmtree(folder)
 
 
