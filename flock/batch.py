@@ -104,7 +104,8 @@ class Batch:
         calls, self._calls = self._calls, []
         results: Future[BatchResults] = Future()
         sent = self._send(calls)
-        results.call_id, results.before_wait = sent.call_id, sent.before_wait
+        results.call_id = sent.call_id
+        results.is_queued, results.before_wait = sent.is_queued, sent.before_wait
 
         def settle(outcomes: Future[Any]) -> None:
             error = outcomes.error()

@@ -13,6 +13,7 @@ import logging
 import math
 import threading
 import time
+from _thread import allocate_lock
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -87,18 +88,26 @@ class CallFuture(Future[Any]):
     deadline: float | None = None
     """Monotonic seconds at which the watchman ends it; None if nobody but its caller does."""
 
-    is_queued = False
-    """True if it was sent without a hurry."""
-
     is_lifted = False
     """True once the answer was promised for later and no deadline holds any more."""
 
     def __init__(
-        self, call_id: int, peer: Peer, actor: str, method: str, options: CallOptions
+        self,
+        call_id: int,
+        peer: Peer,
+        actor: str,
+        method: str,
+        options: CallOptions,
+        is_waited_for: bool,
     ) -> None:
         """Note what the caller waits for."""
-        # Without the lock of `Future.__init__`: most answers are there before anybody
-        # waits, and the table of open calls sees to it that a call ends once.
+        if is_waited_for:
+            self._unset = unset = allocate_lock()
+            unset.acquire()
+        else:
+            # Without the lock of `Future.__init__`: most answers are there before anybody
+            # waits, and the table of open calls sees to it that a call ends once.
+            self.is_queued = True
         self.call_id = call_id
         self.peer = peer
         self.actor = actor
@@ -106,9 +115,8 @@ class CallFuture(Future[Any]):
         self.options = options
 
     def before_wait(self) -> None:
-        """Send what still lies in the lane's queue, if the call may be there."""
-        if self.is_queued:
-            self.peer.flush()
+        """Send what still lies in the lane's queue: the call may be there."""
+        self.peer.flush()
 
     @property
     def label(self) -> str:
@@ -183,7 +191,7 @@ class Calls:
                 method may have run.
             Exception: what the method raised.
         """
-        future = self.future(peer, actor, method, args, kwargs, options, is_waited_for=True)
+        future = self.future(peer, actor, method, args, kwargs, options, True)
         try:
             is_late = not future.wait(options.timeout)
         except BaseException:
@@ -236,12 +244,10 @@ class Calls:
             message = self._codec.encode(
                 (BATCH, call_id, actor, args, timeout, chain, options.under)
             )
-        future = CallFuture(call_id, peer, actor, method, options)
-        if not is_waited_for:
-            future.is_queued = True
-            if timeout is not None:
-                # Set before it is sent: a promise of a later answer may lift it at once.
-                future.deadline = time.monotonic() + timeout
+        future = CallFuture(call_id, peer, actor, method, options, is_waited_for)
+        if timeout is not None and not is_waited_for:
+            # Set before it is sent: a promise of a later answer may lift it at once.
+            future.deadline = time.monotonic() + timeout
         # In the table before it is sent: the answer can be faster than we are.
         self._open[call_id] = future
         try:

@@ -43,12 +43,13 @@ class Future(pykka.Future[T]):
 
     Attributes:
         call_id: the call it stands for, 0 if it stands for none.
-        before_wait: called by a thread that is about to wait, so that what
-            still lies in a queue is sent first.
+        is_queued: True if what it waits for may still lie in a queue of ours.
+        before_wait: called by a thread that is about to wait if it is.
     """
 
     call_id = 0
-    before_wait: Callable[[], None] | None = None
+    is_queued = False
+    before_wait: Callable[[], None]
 
     # Most futures never change these; an attribute of the class costs nothing to set.
     _get_hook: Any = None
@@ -115,14 +116,14 @@ class Future(pykka.Future[T]):
             return True
         if self._get_hook is not None:
             return self._wait_for_hook(timeout)
-        if self.before_wait is not None:
+        if self.is_queued:
             self.before_wait()
         unset = self._unset or self._until_set()
         if self._value is not _NOTHING or self._error is not None:
             return True  # whoever set it may not have seen the lock
         actor = current.actor if self.call_id else None
         if actor is None:
-            if not unset.acquire(timeout=-1 if timeout is None else max(timeout, 0)):
+            if not unset.acquire(True, -1 if timeout is None else max(timeout, 0)):
                 return False
             unset.release()
             return True
@@ -237,7 +238,7 @@ class Future(pykka.Future[T]):
             got: T = yield from asyncio.to_thread(self.get).__await__()
             return got
         if not self.is_ready():
-            if self.before_wait is not None:
+            if self.is_queued:
                 self.before_wait()
             loop = asyncio.get_running_loop()
             waiter: asyncio.Future[None] = loop.create_future()

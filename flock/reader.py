@@ -94,7 +94,8 @@ class Connection:
             self._last, self._offset, self._since = self._offset, offset, arrived
         elif offset < self._offset:
             self._offset = offset
-        return offset - min(self._offset, self._last)
+        least = self._offset
+        return offset - (least if least < self._last else self._last)
 
 
 class Counters:

@@ -50,6 +50,7 @@ SCALAR_TYPES = frozenset((str, bytes, int, float, bool, type(None)))
 _PACKER_BYTES = 4096
 
 _unpack = msgpack.unpackb
+_unpack_header = FRAME_HEADER.unpack_from
 
 PackHandle = Callable[[Any], Sequence[str] | None]
 """Returns what a handle points at, `[node]` or `[node, actor]`; None for anything else."""
@@ -223,7 +224,7 @@ class Codec:
         size = len(frame)
         if not _HEADER_BYTES < size <= MAX_FRAME_BYTES:
             raise BadFrame(f"a frame of {size} bytes")
-        version, stamp = FRAME_HEADER.unpack_from(frame)
+        version, stamp = _unpack_header(frame)
         if version != PROTOCOL:
             raise WrongProtocol(f"protocol version {version}, ours is {PROTOCOL}")
         try:
