@@ -84,10 +84,15 @@ def wash(line: CommandLine, node: str, sink: str, *, why_run: bool) -> None:
     """
     name = line.talk_to(node)
     with line.visitor() as fleet:
-        report = fleet[name]["sink"].wash(sink, why_run=why_run)
-    if line.output.wants_json:
-        line.output.value(report)
-    else:
-        show_report(line.output, report)
+        actor = fleet[name]["sink"]
+        report = actor.wash(sink, why_run=why_run)
+        if line.output.wants_json:
+            line.output.value(report)
+        else:
+            show_report(line.output, report)
+            sinks = sorted({row["sink"] for row in actor.dishes()})
+            if sink not in sinks:
+                there = ", ".join(sinks) or "none"
+                line.output.say(f"{name}: no dish is in sink {sink!r}; its sinks are: {there}")
     if report["state"] != "ok":
         raise Ended(1)

@@ -106,6 +106,7 @@ def test_without_auto_wash_dishes_stay_dirty_until_somebody_washes_them(flockctl
     assert dishes(flockctl)[0]["state"] == "dirty"
     other = flockctl("wash", "bender0", "other")
     assert (other.code, other.out) == (0, "")
+    assert "bender0: no dish is in sink 'other'; its sinks are: default" in other.err
     ended = flockctl("wash", "bender0")
 
     assert ended.code == 0, ended.err
