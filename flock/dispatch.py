@@ -13,6 +13,7 @@ answered at once, on the reader's thread.
 from __future__ import annotations
 
 import inspect
+import itertools
 import logging
 import threading
 import time
@@ -43,7 +44,8 @@ from registry.contract import KeyRecord
 
 logger = logging.getLogger(__name__)
 
-_PAUSE_OF_NEWS = 1.0  # seconds between two lines about tells that were dropped
+_PAUSE_OF_NEWS = 1.0  # seconds between two lines about tells dropped for one reason
+_MAX_FLOODS = 1_000
 _monotonic = time.monotonic
 
 
@@ -52,6 +54,7 @@ class Dispatcher:
 
     Attributes:
         expired: calls that were not run because their deadline had passed.
+        dropped: tells that were not run, for whatever reason.
         fence: refuses a call whose lock has been somebody else's since.
     """
 
@@ -75,8 +78,10 @@ class Dispatcher:
         self._codec = codec
         self._questions = questions
         self.expired = 0
-        self._dropped = 0  # tells since the last line about one
-        self._say_dropped_at = 0.0
+        self.dropped = 0
+        self._drops = itertools.count(1)
+        # When a sender's next tell that is dropped for such an error is logged again.
+        self._next_news: dict[tuple[str, type[Exception]], float] = {}
 
     # --- calls in
 
@@ -148,13 +153,17 @@ class Dispatcher:
             self.reply_failure(peer, call_id, error)
 
     def _note_dropped(self, caller: KeyRecord, error: Exception) -> None:
-        """Log a tell that is not run; of a flood of them one line a second says how many."""
-        self._dropped += 1
-        now = _monotonic()
-        if now >= self._say_dropped_at:
-            before = f", and {self._dropped - 1} before it" if self._dropped > 1 else ""
-            logger.warning("a tell from %s was dropped%s: %s", caller.name, before, error)
-            self._dropped, self._say_dropped_at = 0, now + _PAUSE_OF_NEWS
+        """Count a tell that is not run, and log it; of a flood one line a second."""
+        self.dropped = next(self._drops)
+        flood, now = (caller.name, type(error)), _monotonic()
+        if now < self._next_news.get(flood, 0.0):
+            return
+        if len(self._next_news) >= _MAX_FLOODS:
+            self._next_news.clear()
+        self._next_news[flood] = now + _PAUSE_OF_NEWS
+        logger.warning(
+            "a tell from %s was dropped: %s (%d dropped so far)", caller.name, error, self.dropped
+        )
 
     def _no_target(self, actor: str) -> NoReturn:
         there = ", ".join(self._supervisor.names()) or "none"

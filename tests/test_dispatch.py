@@ -217,17 +217,22 @@ def test_a_flood_of_tells_that_are_dropped_is_told_in_one_line_a_second(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    other = KeyRecord("k" * 40, "other", "visitor", lasting=False, generation="g")
+    tell = [TELL, "nobody", "add", [1], {}, None, [], None]
     monkeypatch.setattr("flock.dispatch._monotonic", lambda: 10.0)
     for _ in range(50):
-        dispatcher.take(peer, NODE, [TELL, "nobody", "add", [1], {}, None, [], None], None)
+        dispatcher.take(peer, NODE, tell, None)
+    dispatcher.take(peer, other, tell, None)
     monkeypatch.setattr("flock.dispatch._monotonic", lambda: 11.0)
-    dispatcher.take(peer, NODE, [TELL, "nobody", "add", [1], {}, None, [], None], None)
+    dispatcher.take(peer, NODE, tell, None)
 
-    first, second = [record.getMessage() for record in caplog.records]
-    assert (
-        first == f"a tell from {NODE.name} was dropped: no actor 'nobody' here; there are: sample"
-    )
-    assert f"a tell from {NODE.name} was dropped, and 49 before it: no actor" in second
+    why = "no actor 'nobody' here; there are: sample"
+    assert [record.getMessage() for record in caplog.records] == [
+        f"a tell from {NODE.name} was dropped: {why} (1 dropped so far)",
+        f"a tell from other was dropped: {why} (51 dropped so far)",
+        f"a tell from {NODE.name} was dropped: {why} (52 dropped so far)",
+    ]
+    assert dispatcher.dropped == 52
 
 
 def test_a_node_answers_its_own_questions_at_once(dispatcher: Dispatcher, peer: Peer) -> None:
