@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import struct
 import time
@@ -287,16 +288,20 @@ SAMPLES: dict[type, Any] = {
 }
 
 
-def sample_of(expected: Any) -> Any:
-    return SAMPLES[expected[0] if isinstance(expected, tuple) else expected]
+GOOD = [
+    [kind, *(SAMPLES[each] for each in choice)]
+    for kind, types in sorted(FIELD_TYPES.items())
+    for choice in itertools.product(
+        *(each if isinstance(each, tuple) else (each,) for each in types)
+    )
+]
+"""Messages of every kind, with each type that a field may have."""
 
 
-@pytest.mark.parametrize("kind", sorted(FIELD_TYPES))
-def test_every_field_of_every_kind_is_refused_with_another_type(kind: int) -> None:
-    types = FIELD_TYPES[kind]
-    good = [kind, *(sample_of(expected) for expected in types)]
+@pytest.mark.parametrize("good", GOOD, ids=str)
+def test_every_field_of_every_kind_is_refused_with_another_type(good: list[Any]) -> None:
     assert decode_one(msgpack.packb(good)) == good
-    for index, expected in enumerate(types, 1):
+    for index, expected in enumerate(FIELD_TYPES[good[0]], 1):
         if expected is object:
             continue
         for value in SAMPLES.values():
@@ -307,6 +312,36 @@ def test_every_field_of_every_kind_is_refused_with_another_type(kind: int) -> No
             else:
                 with pytest.raises(BadFrame, match="has no place"):
                     decode_one(msgpack.packb(bad))
+
+
+@pytest.mark.parametrize("good", GOOD, ids=str)
+def test_a_kind_is_a_whole_number_and_no_field_is_left_out_or_added(good: list[Any]) -> None:
+    kind, *fields = good
+    for bad in ([float(kind), *fields], [bool(kind), *fields], good[:-1], [*good, None]):
+        with pytest.raises(BadFrame):
+            decode_one(msgpack.packb(bad))
+
+
+@pytest.mark.parametrize("where", ["args", "kwargs", "chain"])
+@pytest.mark.parametrize("head", [[CALL, 1], [TELL]], ids=["call", "tell"])
+def test_what_is_nested_too_deep_is_found_wherever_it_stands(head: list[Any], where: str) -> None:
+    deep: Any = 0
+    for _ in range(MAX_DEPTH):
+        deep = [deep]
+    work = {"args": [1, deep], "kwargs": {"k": deep}, "chain": [deep]}
+    fields: dict[str, Any] = {
+        "args": [1],
+        "kwargs": {},
+        "seconds": None,
+        "chain": [],
+        "under": None,
+    }
+    good = [*head, "actor", "method", *fields.values()]
+    assert decode_one(msgpack.packb(good)) == good
+
+    bad = [*head, "actor", "method", *(fields | {where: work[where]}).values()]
+    with pytest.raises(BadFrame, match="deeper"):
+        decode_one(msgpack.packb(bad))
 
 
 @pytest.mark.parametrize("levels", [33, 100, 511, 1024, 1025, 10_000])
