@@ -105,7 +105,6 @@ class Batch:
         results: Future[BatchResults] = Future()
         sent = self._send(calls)
         results.call_id = sent.call_id
-        results.is_queued, results.before_wait = sent.is_queued, sent.before_wait
 
         def settle(outcomes: Future[Any]) -> None:
             error = outcomes.error()

@@ -98,10 +98,10 @@ class CallFuture(Future[Any]):
         actor: str,
         method: str,
         options: CallOptions,
-        is_waited_for: bool,
+        is_urgent: bool,
     ) -> None:
-        """Note what the caller waits for."""
-        if is_waited_for:
+        """Note what the caller waits for, and whether the call leaves at once."""
+        if is_urgent:
             self._unset = unset = allocate_lock()
             unset.acquire()
         else:
@@ -191,19 +191,20 @@ class Calls:
                 method may have run.
             Exception: what the method raised.
         """
-        future = self.future(peer, actor, method, args, kwargs, options, True)
+        future = self.start(peer, actor, method, args, kwargs, options, True)
         try:
             is_late = not future.wait(options.timeout)
         except BaseException:
-            # Given up, by Ctrl-C, say: the work over there goes on, its answer is dropped.
-            self._open.pop(future.call_id, None)
+            # Given up, by Ctrl-C, say: it goes on as one that nobody waits for.
+            if options.timeout is not None:
+                self._watch(future, options.timeout)
             raise
         # A promise of a later answer may have lifted the deadline meanwhile.
         if is_late and not future.is_lifted and self._open.pop(future.call_id, None) is not None:
             raise future.timed_out()
         return future.get()
 
-    def future(
+    def start(
         self,
         peer: Peer,
         actor: str,
@@ -214,15 +215,15 @@ class Calls:
         is_waited_for: bool = False,
         kind: int = CALL,
     ) -> CallFuture:
-        """Call a method and return its answer's future at once.
+        """Send a CALL, or a BATCH, and return the future of its answer at once.
 
         Args:
             peer: the node.
             actor: the actor.
-            method: its name; of a batch only for messages.
-            args: the call's; of a batch its calls.
-            kwargs: the call's.
-            options: the call's.
+            method: its name; of a BATCH what messages call it.
+            args: the arguments; of a BATCH `[method, args, kwargs]` of each call.
+            kwargs: the keywords; of a BATCH none.
+            options: how it is made.
             is_waited_for: this thread waits at once, so the call leaves at once
                 and nobody else need watch its deadline.
             kind: CALL or BATCH.
@@ -244,7 +245,8 @@ class Calls:
             message = self._codec.encode(
                 (BATCH, call_id, actor, args, timeout, chain, options.under)
             )
-        future = CallFuture(call_id, peer, actor, method, options, is_waited_for)
+        is_urgent = is_waited_for or kind == BATCH
+        future = CallFuture(call_id, peer, actor, method, options, is_urgent)
         if timeout is not None and not is_waited_for:
             # Set before it is sent: a promise of a later answer may lift it at once.
             future.deadline = time.monotonic() + timeout
@@ -253,7 +255,7 @@ class Calls:
         try:
             if self._closed:
                 raise CallCancelled(f"{future.label}: this flock is closed", may_have_run=False)
-            peer.send(message, is_waited_for or kind == BATCH)
+            peer.send(message, is_urgent)
         except BaseException:
             self._open.pop(call_id, None)
             raise
@@ -315,7 +317,7 @@ class Calls:
             except EncodeError as error:
                 raise EncodeError(f"call {number}: {error}") from None
         title = f"batch of {len(calls)}"
-        return self.future(peer, actor, title, calls, {}, options, kind=BATCH)
+        return self.start(peer, actor, title, calls, {}, options, kind=BATCH)
 
     def probe(self, call_id: int, path: Chain) -> None:
         """Ask whoever works on a call of ours whether he waits, and for whom."""
@@ -421,6 +423,14 @@ class Calls:
         return len(self._open)
 
     # --- deadlines of futures
+
+    def _watch(self, call: CallFuture, seconds: float) -> None:
+        """Have a call end at a deadline that its thread does not wait for any more."""
+        call.deadline = time.monotonic() + seconds
+        if call.is_lifted:
+            call.deadline = None  # promised for later, perhaps at this moment
+        else:
+            self._watch_deadlines()
 
     def _watch_deadlines(self) -> None:
         """See to it that futures nobody waits for end at their deadline, too."""

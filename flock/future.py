@@ -43,13 +43,12 @@ class Future(pykka.Future[T]):
 
     Attributes:
         call_id: the call it stands for, 0 if it stands for none.
-        is_queued: True if what it waits for may still lie in a queue of ours.
-        before_wait: called by a thread that is about to wait if it is.
+        is_queued: True if what it waits for may still lie in a queue of ours;
+            `before_wait` is then called before a thread waits.
     """
 
     call_id = 0
     is_queued = False
-    before_wait: Callable[[], None]
 
     # Most futures never change these; an attribute of the class costs nothing to set.
     _get_hook: Any = None
@@ -64,6 +63,9 @@ class Future(pykka.Future[T]):
         """Make a future without a value."""
         self._unset = _allocate_lock()
         self._unset.acquire()
+
+    def before_wait(self) -> None:
+        """Send what lies in a queue; nothing does."""
 
     def _until_set(self) -> LockType:
         """Return the lock that is held until the value is there; it may be there already."""
@@ -166,7 +168,9 @@ class Future(pykka.Future[T]):
         if self._value is not _NOTHING or self._error is not None or self._get_hook is not None:
             raise queue.Full
         self._value = value
-        # As `_resolved`, which would be one step more on every answer's way.
+        # As `_resolved`, which would be one step more on every answer's way. Of two
+        # who set it at once the lock finds out; one without a lock has only one
+        # who sets it (`flock.calls`).
         if self._unset is not None:
             try:
                 self._unset.release()

@@ -470,7 +470,7 @@ class Node:
                 elif kind == TELL:
                     take(peer, caller, message, None)
                 else:
-                    self._take_rarer(kind, peer, caller, message, late)
+                    self._take_rarer(kind, peer, caller, message, arrived)
             except Exception:
                 # What came with it in one frame has nothing to do with it.
                 logger.exception("a message from %s could not be dealt with", caller.name)
@@ -480,7 +480,7 @@ class Node:
             self._reader.counters.late_answers += 1
 
     def _take_rarer(
-        self, kind: int, peer: Any, caller: KeyRecord, message: list[Any], late: float
+        self, kind: int, peer: Any, caller: KeyRecord, message: list[Any], arrived: float
     ) -> None:
         if kind == FAIL:
             if not self.calls.failed(peer, message[1], error_of(message)):
@@ -489,7 +489,7 @@ class Node:
             self.calls.accepted(peer, message[1])
         elif kind == BATCH:
             seconds = message[4]
-            deadline = None if seconds is None else _now(_BOOTTIME) + seconds - late
+            deadline = None if seconds is None else arrived + seconds
             self.dispatcher.take_batch(peer, caller, message, deadline)
         elif kind == PUBLISH:
             self.topics.subscribers.heard(peer, *message[1:])
@@ -609,7 +609,10 @@ class Node:
 
     def _counters(self) -> dict[str, int]:
         """Answer what was dropped here, and why."""
-        return self._reader.counters.as_data() | {"expired_calls": self.dispatcher.expired}
+        return self._reader.counters.as_data() | {
+            "expired_calls": self.dispatcher.expired,
+            "dropped_tells": self.dispatcher.dropped,
+        }
 
     def _methods_of(self, actor: str) -> dict[str, list[str]]:
         """Answer what an actor offers: signature and docstring by method."""

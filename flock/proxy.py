@@ -92,7 +92,7 @@ class MethodProxy:
             note_call(self._node, self._actor, self._name, args)
         try:
             calls, peer = self._runtime.route(self._node)
-            return calls.future(peer, self._actor, self._name, args, kwargs, self._options)
+            return calls.start(peer, self._actor, self._name, args, kwargs, self._options)
         except EncodeError:
             raise
         except (CallError, RegistryError) as error:

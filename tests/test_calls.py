@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
+from _thread import allocate_lock
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -57,7 +58,7 @@ def calls() -> Iterator[Calls]:
 
 
 def future_of(calls: Calls, peer: Peer, timeout: float | None = 10.0, **more: Any) -> Any:
-    return calls.future(peer, "actor", "method", (1,), {}, CallOptions(timeout, **more))
+    return calls.start(peer, "actor", "method", (1,), {}, CallOptions(timeout, **more))
 
 
 def test_an_answer_that_is_faster_than_the_caller_is_not_missed(calls: Calls) -> None:
@@ -139,7 +140,7 @@ def test_what_could_not_be_sent_is_not_left_open(calls: Calls, error: CallError)
 
 def test_a_value_that_cannot_travel_is_never_sent(calls: Calls) -> None:
     peer = Peer()
-    for send in (calls.call, calls.future, calls.tell):
+    for send in (calls.call, calls.start, calls.tell):
         with pytest.raises(EncodeError, match=r"args\[0\]"):
             send(peer, "a", "m", (object(),), {}, CallOptions())
     assert peer.sent == []
@@ -221,7 +222,7 @@ def test_closing_cancels_what_is_open_and_refuses_what_comes() -> None:
     error = future.error()
     assert isinstance(error, CallCancelled)
     assert error.may_have_run is True
-    for send in (calls.call, calls.future, calls.tell):
+    for send in (calls.call, calls.start, calls.tell):
         with pytest.raises(CallCancelled) as caught:
             send(peer, "a", "m", (), {}, CallOptions())
         assert caught.value.may_have_run is False
@@ -236,41 +237,75 @@ def test_waiting_sends_what_is_queued_first(calls: Calls) -> None:
     assert peer.flushed == 1
 
 
-def test_all_who_wait_for_a_call_are_woken_however_early_its_answer_comes(calls: Calls) -> None:
+def test_a_value_that_comes_while_a_wait_begins_is_not_missed(
+    calls: Calls, monkeypatch: pytest.MonkeyPatch
+) -> None:
     peer = Peer()
-    for _ in range(200):
-        future = future_of(calls, peer)
-        start = threading.Barrier(4)
-        got: list[Any] = []
+    future = future_of(calls, peer)
+    make = future._until_set
 
-        def wait(future: Any = future, start: Any = start, got: Any = got) -> None:
-            start.wait()
-            got.append(future.get(timeout=5))
-
-        threads = [threading.Thread(target=wait) for _ in range(3)]
-        for thread in threads:
-            thread.start()
-        start.wait()
+    def late() -> Any:
         assert calls.answered(peer, future.call_id, "value")
-        for thread in threads:
-            thread.join()
-        assert got == ["value"] * 3
+        return make()
+
+    monkeypatch.setattr(future, "_until_set", late)
+
+    assert future.wait(5)
+    assert future.get() == "value"
 
 
-def test_a_wait_that_is_interrupted_gives_the_call_up(calls: Calls) -> None:
+def test_two_who_begin_to_wait_at_once_are_both_woken(
+    calls: Calls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    peer = Peer()
+    future = future_of(calls, peer)
+    made: list[int] = []
+    second = threading.Event()
+
+    def slow() -> Any:
+        made.append(1)
+        if len(made) > 1:
+            second.set()
+        second.wait(0.2)  # as long as another could come in between
+        return allocate_lock()
+
+    monkeypatch.setattr("flock.future._allocate_lock", slow)
+    got: list[Any] = []
+    threads = [threading.Thread(target=lambda: got.append(future.get(timeout=5))) for _ in "ab"]
+    for thread in threads:
+        thread.start()
+    assert eventually(lambda: future._unset, within=5)
+    assert calls.answered(peer, future.call_id, "value")
+    for thread in threads:
+        thread.join()
+
+    assert (got, len(made)) == (["value"] * 2, 1)
+
+
+@pytest.mark.parametrize("is_promised", [False, True])
+def test_a_call_whose_wait_is_interrupted_goes_on_as_one_nobody_waits_for(
+    calls: Calls, is_promised: bool
+) -> None:
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    peer = Peer(lambda _: signal.setitimer(signal.ITIMER_REAL, 0.05))
+    def on_send(message: list[Any]) -> None:
+        if is_promised:
+            calls.accepted(peer, message[1])
+        signal.setitimer(signal.ITIMER_REAL, 0.1)
+
+    peer = Peer(on_send)
     before = signal.signal(signal.SIGALRM, interrupt)
     try:
         with pytest.raises(KeyboardInterrupt):
-            calls.call(peer, "a", "m", (), {}, CallOptions(timeout=None))
+            calls.call(peer, "a", "m", (), {}, CallOptions(timeout=0.3))
     finally:
         signal.signal(signal.SIGALRM, before)
+    assert calls.count() == 1
 
-    assert calls.count() == 0
-    assert not calls.answered(peer, 1, "nobody waits for it any more")
+    if is_promised:
+        assert calls.answered(peer, 1, "for nobody")
+    assert eventually(calls.count, within=5, becomes=0) == 0
 
 
 class Waiter:

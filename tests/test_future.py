@@ -269,5 +269,5 @@ def test_an_actors_thread_says_which_call_it_waits_for(waiter: Waiter) -> None:
 def test_what_is_queued_is_sent_before_the_wait() -> None:
     future: Future[int] = Future()
     future.is_queued = True
-    future.before_wait = lambda: future.set(1)
+    future.before_wait = lambda: future.set(1)  # type: ignore[method-assign]
     assert future.get(timeout=1) == 1

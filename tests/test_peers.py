@@ -101,7 +101,7 @@ class Side:
         return self.peers.peer_for(self.directory[other.name])
 
     def call(self, peer: RemotePeer, timeout: float | None = 10.0) -> Any:
-        return self.calls.future(peer, "a", "m", (), {}, CallOptions(timeout))
+        return self.calls.start(peer, "a", "m", (), {}, CallOptions(timeout))
 
     def next(self) -> list[Any]:
         return self.heard.get(timeout=5)

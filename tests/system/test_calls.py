@@ -480,7 +480,7 @@ def test_a_call_whose_deadline_passed_in_the_inbox_is_not_run(pair: Pair) -> Non
 def test_a_promised_answer_lifts_the_default_deadline_only(pair: Pair, monkeypatch: Any) -> None:
     peer = pair.here.peer("there")
     default = CallOptions(timeout=1.0)
-    call, future = pair.here.calls.call, pair.here.calls.future
+    call, future = pair.here.calls.call, pair.here.calls.start
 
     # The promise itself has to be there in time, on a busy machine too.
     assert call(peer, "target", "promise", ("a", 1.3), {}, default) == "a"
