@@ -4,7 +4,7 @@
 Needs the extra `bench`; `make bench` installs it. A peer that is not installed
 is left out and named. The method is that of `bench_calls`: alternating chunks,
 servers in processes of their own, client and servers pinned to a core each,
-ratios between neighbouring chunks, medians.
+ratios between neighbouring chunks, medians over several starts of all servers.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -48,8 +49,26 @@ MODULES = {"pyro": "Pyro5", "rpyc": "rpyc", "xoscar": "xoscar"}
 OURS, CURVE = "ours, plain", "ours, CURVE"
 
 
-def table(clients: dict[str, Any], rounds: int) -> None:
-    """Measure and print every form of call."""
+@dataclass
+class Line:
+    """One line of the table.
+
+    Attributes:
+        unit: `us` for times, `/s` for rates.
+        figure: makes it of a chunk's seconds.
+        seconds: what each chunk took, by client.
+    """
+
+    unit: str
+    figure: Callable[[float], float]
+    seconds: dict[str, list[float]] = field(default_factory=dict)
+
+
+Table = dict[str, Line]
+
+
+def measure(clients: dict[str, Any], rounds: int, table: Table) -> None:
+    """Measure every form of call once more."""
     few = max(7, rounds // 3)
     for size, value in PAYLOADS.items():
         count = 300 if size != "64 KiB" else 60
@@ -59,54 +78,60 @@ def table(clients: dict[str, Any], rounds: int) -> None:
             else repeat(client.call, value, count)
             for name, client in clients.items()
         }
-        show(f"synchronous call, {size}", "us", works, rounds, partial(_microseconds, count))
-    show_rate("futures, 5,000 outstanding", clients, "pipelined", (5000,), 5000, few)
-    show_rate("tells", clients, "one_way", (10_000,), 10_000, few)
-    show_rate("many calls in one message", clients, "batch", (5000,), 5000, few)
-    show_rate("8 calling threads", clients, "threads", (8, 200), 1600, few)
+        line = table.setdefault(
+            f"synchronous call, {size}", Line("us", partial(_microseconds, count))
+        )
+        add(line, works, rounds)
+    for title, method, arguments, count in RATES:
+        works = {
+            name: partial(getattr(client, method), *arguments)
+            for name, client in clients.items()
+            if hasattr(client, method)
+        }
+        add(table.setdefault(title, Line("/s", partial(_a_second, count))), works, few)
     with burning():
         works = {
             name: repeat(client.call, PAYLOADS["10 B"], 10)
             for name, client in clients.items()
             if name in ("raw", OURS, CURVE)
         }
-        show("beside a thread that burns CPU", "us", works, few, partial(_microseconds, 10))
+        line = table.setdefault(
+            "beside a thread that burns CPU", Line("us", partial(_microseconds, 10))
+        )
+        add(line, works, few)
 
 
 def _microseconds(count: int, seconds: float) -> float:
     return seconds / count * 1e6
 
 
-def show_rate(
-    title: str,
-    clients: dict[str, Any],
-    method: str,
-    arguments: tuple[int, ...],
-    count: int,
-    rounds: int,
-) -> None:
-    """Measure one rate with every client that has the form."""
-    works = {
-        name: partial(getattr(client, method), *arguments)
-        for name, client in clients.items()
-        if hasattr(client, method)
-    }
-    show(title, "/s", works, rounds, lambda seconds: count / seconds)
+def _a_second(count: int, seconds: float) -> float:
+    return count / seconds
 
 
-def show(
-    title: str,
-    unit: str,
-    works: Mapping[str, Callable[[], object]],
-    rounds: int,
-    figure: Callable[[float], float],
-) -> None:
-    """Measure one line and print it: figure, and ratio to the first."""
-    medians, ratios = compare(chunks(rounds, works))
-    print(f"\n{title} ({unit}; x = against {next(iter(works))})")
-    for name, seconds in medians.items():
-        ratio = ratios[name] if unit == "us" else 1 / ratios[name]
-        print(f"  {name:14}{figure(seconds):14,.0f}   {ratio:6.2f}x", flush=True)
+RATES: tuple[tuple[str, str, tuple[int, ...], int], ...] = (
+    ("futures, 5,000 outstanding", "pipelined", (5000,), 5000),
+    ("tells", "one_way", (10_000,), 10_000),
+    ("many calls in one message", "batch", (5000,), 5000),
+    ("8 calling threads", "threads", (8, 200), 1600),
+)
+"""Title, the client's method, its arguments, and how many calls that makes."""
+
+
+def add(line: Line, works: Mapping[str, Callable[[], object]], rounds: int) -> None:
+    """Measure one line once more."""
+    for name, taken in chunks(rounds, works).items():
+        line.seconds.setdefault(name, []).extend(taken)
+
+
+def show(table: Table) -> None:
+    """Print the table: of each client the figure, and the ratio to the first."""
+    for title, line in table.items():
+        medians, ratios = compare(line.seconds)
+        print(f"\n{title} ({line.unit}; x = against {next(iter(medians))})")
+        for name, seconds in medians.items():
+            ratio = ratios[name] if line.unit == "us" else 1 / ratios[name]
+            print(f"  {name:14}{line.figure(seconds):14,.0f}   {ratio:6.2f}x", flush=True)
 
 
 @contextlib.contextmanager
@@ -273,50 +298,69 @@ def _switches(pid: int) -> list[int]:
     return counts
 
 
-def run(rounds: int) -> None:
-    """Start the servers and measure."""
-    folder = tempfile.mkdtemp(prefix="flock-bench-")
-    plain, curve = f"{folder}/plain", f"{folder}/curve"
+def run(rounds: int, starts: int) -> None:
+    """Start the servers so many times, and measure."""
     print("x: times of raw pyzmq; for times lower is better, for rates (/s) higher")
+    for name in missing():
+        print(f"{name} is not installed and left out", file=sys.stderr)
+    folder = tempfile.mkdtemp(prefix="flock-bench-")
+    table: Table = {}
     try:
-        with contextlib.ExitStack() as stack:
-            enter = stack.enter_context
-            enter(awake_cores())
-            port = enter(server("--serve", "raw", script=__file__))
-            enter(server("--serve", "plain", "--folder", plain, script=__file__))
-            enter(server("--serve", "curve", "--folder", curve, script=__file__))
-            served = {}
-            for name, module in MODULES.items():
-                if importlib.util.find_spec(module) is None:
-                    print(f"{name} is not installed and left out", file=sys.stderr)
-                    continue
-                served[name] = enter(server("--serve", name, script=__file__))
-            # Before any thread of a client exists: each inherits its maker's cores.
-            everywhere = os.sched_getaffinity(0)
-            stack.callback(os.sched_setaffinity, 0, everywhere)
-            os.sched_setaffinity(0, {min(everywhere)})
-            clients: dict[str, Any] = {
-                "raw": Raw(int(port)),
-                OURS: Ours(enter(Flock(registry=f"embedded:{plain}", crypto=False))),
-                CURVE: Ours(enter(Flock(registry=f"embedded:{curve}"))),
-            }
-            for name, where in served.items():
-                clients[name] = bench_peers.CLIENTS[name](where)
-            # What the clients of others have loaded is not ours to be searched for garbage.
-            gc.collect()
-            gc.freeze()
-            table(clients, rounds)
-            percentiles(clients[OURS], clients[CURVE])
-            isolation(folder, rounds)
+        with awake_cores():
+            for start in range(1, starts + 1):
+                print(f"start {start} of {starts}", file=sys.stderr)
+                with started(f"{folder}/{start}") as clients:
+                    measure(clients, rounds, table)
+                    if start == starts:
+                        show(table)
+                        percentiles(clients[OURS], clients[CURVE])
+                        isolation(folder, rounds)
         costs(folder)
     finally:
         shutil.rmtree(folder)
+
+
+def missing() -> list[str]:
+    """Return the peers that are not installed."""
+    return [name for name, module in MODULES.items() if importlib.util.find_spec(module) is None]
+
+
+@contextlib.contextmanager
+def started(folder: str) -> Iterator[dict[str, Any]]:
+    """Start all servers; yield a client of each, by name."""
+    plain, curve = f"{folder}/plain", f"{folder}/curve"
+    with contextlib.ExitStack() as stack:
+        enter = stack.enter_context
+        port = enter(server("--serve", "raw", script=__file__))
+        enter(server("--serve", "plain", "--folder", plain, script=__file__))
+        enter(server("--serve", "curve", "--folder", curve, script=__file__))
+        served = {
+            name: enter(server("--serve", name, script=__file__))
+            for name in MODULES
+            if name not in missing()
+        }
+        # Before any thread of a client exists: each inherits its maker's cores.
+        everywhere = os.sched_getaffinity(0)
+        stack.callback(os.sched_setaffinity, 0, everywhere)
+        os.sched_setaffinity(0, {min(everywhere)})
+        clients: dict[str, Any] = {
+            "raw": enter(Raw(int(port))),
+            OURS: Ours(enter(Flock(registry=f"embedded:{plain}", crypto=False))),
+            CURVE: Ours(enter(Flock(registry=f"embedded:{curve}"))),
+        }
+        for name, where in served.items():
+            clients[name] = bench_peers.CLIENTS[name](where)
+        # What the clients of others have loaded is not ours to be searched for garbage.
+        gc.collect()
+        gc.freeze()
+        yield clients
 
 
 def main() -> None:
     """Serve, or measure."""
     parser = argparse.ArgumentParser(description="Our calls beside raw pyzmq and other libraries.")
     parser.add_argument("--rounds", type=int, default=9, help="chunks of each kind (9)")
+    parser.add_argument("--starts", type=int, default=3, help="starts of all servers (3)")
     parser.add_argument("--serve", help=argparse.SUPPRESS)
     parser.add_argument("--folder", help=argparse.SUPPRESS)
     parser.add_argument("--peers", type=int, nargs=2, help=argparse.SUPPRESS)
@@ -330,7 +374,7 @@ def main() -> None:
     elif options.serve:
         bench_peers.SERVERS[options.serve]()
     else:
-        run(options.rounds)
+        run(options.rounds, options.starts)
 
 
 if __name__ == "__main__":

@@ -317,7 +317,7 @@ def row(title: str, shown: dict[str, float], ratios: dict[str, float], *, slower
 def main() -> None:
     """Serve, or measure."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
-    parser.add_argument("--rounds", type=int, default=9, help="chunks of each kind (9)")
+    parser.add_argument("--rounds", type=int, default=15, help="chunks of each kind (15)")
     parser.add_argument("--starts", type=int, default=5, help="starts of all servers (5)")
     parser.add_argument("--serve", choices=["raw", "plain", "curve"], help=argparse.SUPPRESS)
     parser.add_argument("--folder", help=argparse.SUPPRESS)
