@@ -111,7 +111,7 @@ def _a_second(count: int, seconds: float) -> float:
 
 RATES: tuple[tuple[str, str, tuple[int, ...], int], ...] = (
     ("futures, 5,000 outstanding", "pipelined", (5000,), 5000),
-    ("tells", "one_way", (10_000,), 10_000),
+    ("tells", "one_way", (5000,), 5000),
     ("many calls in one message", "batch", (5000,), 5000),
     ("8 calling threads", "threads", (8, 200), 1600),
 )
