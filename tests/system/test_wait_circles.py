@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.support import eventually
-from tests.system.waiting_kitchens import LONG, NODES, ORDER, SLOW
+from tests.system.waiting_kitchens import LONG, NODES, ORDER, SLOW, Kitchens
 
 pytestmark = pytest.mark.timeout(90)
 
@@ -35,17 +35,25 @@ def ended(futures: dict[str, Any], within: float) -> dict[str, Any]:
     }
 
 
+def ended_after_the_gate(
+    kitchens: Kitchens, runs: dict[str, Any], within: float = NAMED_WITHIN
+) -> dict[str, Any]:
+    """Let go of runs that all wait, and return their reports, which are soon there."""
+    for node in runs:
+        kitchens.waiting(node)
+    kitchens.open("go")
+    begun = time.monotonic()
+    reports = ended(runs, 20)
+    assert time.monotonic() - begun < within
+    return reports
+
+
 def test_two_nodes_that_wait_for_each_other_are_named_and_the_younger_wait_ends(kitchens):
     runs = {
         "bender0": kitchens.run("bender0", others_run("bender1")),
         "bender1": kitchens.run("bender1", others_run("bender0")),
     }
-    for node in runs:
-        kitchens.waiting(node)
-
-    kitchens.open("go")
-    begun = time.monotonic()
-    reports = ended(runs, 20)
+    reports = ended_after_the_gate(kitchens, runs)
 
     assert sorted(report["state"] for report in reports.values()) == ["failed", "ok"]
     (failed,) = [report for report in reports.values() if report["state"] == "failed"]
@@ -56,23 +64,16 @@ def test_two_nodes_that_wait_for_each_other_are_named_and_the_younger_wait_ends(
         "log[later]",
     ):
         assert part in failed["error"]
-    assert time.monotonic() - begun < NAMED_WITHIN
 
 
 def test_three_nodes_in_a_circle_are_named_and_one_of_them_gives_way(kitchens):
     others = dict(zip(NODES, [*NODES[1:], NODES[0]], strict=True))
     runs = {node: kitchens.run(node, others_run(other)) for node, other in others.items()}
-    for node in runs:
-        kitchens.waiting(node)
-
-    kitchens.open("go")
-    begun = time.monotonic()
-    reports = ended(runs, 20)
+    reports = ended_after_the_gate(kitchens, runs)
 
     assert sorted(report["state"] for report in reports.values()) == ["failed", "ok", "ok"]
     (failed,) = [report for report in reports.values() if report["state"] == "failed"]
     assert all(f"the run of {node}" in failed["error"] for node in NODES)
-    assert time.monotonic() - begun < NAMED_WITHIN
 
 
 def test_a_run_that_waits_for_itself_is_named(kitchens):
@@ -125,14 +126,8 @@ def test_a_circle_through_a_lock_is_named_and_the_lock_not_had(kitchens):
         log('guarded').only_if(held('circle'))
     """,
     )
-    for node in ("bender0", "bender1"):
-        kitchens.waiting(node)
+    reports = ended_after_the_gate(kitchens, {"bender0": first, "bender1": second})
 
-    kitchens.open("go")
-    begun = time.monotonic()
-    reports = ended({"bender0": first, "bender1": second}, 20)
-
-    assert time.monotonic() - begun < NAMED_WITHIN
     failed = [node for node, report in reports.items() if report["state"] == "failed"]
     (row,) = reports["bender1"]["locks"]
     # Whichever wait began last gives way: a lock that is not had fails nobody.
@@ -161,14 +156,8 @@ def test_two_locks_taken_crosswise_are_named_and_one_is_given_up(kitchens):
         )
         for node, mine, other in (("bender0", "left", "right"), ("bender1", "right", "left"))
     }
-    for node in runs:
-        kitchens.waiting(node)
+    reports = ended_after_the_gate(kitchens, runs)
 
-    kitchens.open("go")
-    begun = time.monotonic()
-    reports = ended(runs, 20)
-
-    assert time.monotonic() - begun < NAMED_WITHIN
     rows = [report["resources"][-1] for report in reports.values()]
     assert sorted(row["state"] for row in rows) == ["changed", "skipped"]
     (skipped,) = [row for row in rows if row["state"] == "skipped"]
@@ -206,14 +195,8 @@ def test_a_recipe_that_waits_for_a_run_it_ordered_is_part_of_a_circle(kitchens):
     """,
     )
     second = kitchens.run("bender1", others_run("bender0"))
-    for node in ("bender0", "bender1"):
-        kitchens.waiting(node)
+    reports = ended_after_the_gate(kitchens, {"bender0": first, "bender1": second})
 
-    kitchens.open("go")
-    begun = time.monotonic()
-    reports = ended({"bender0": first, "bender1": second}, 20)
-
-    assert time.monotonic() - begun < NAMED_WITHIN
     (failed,) = [report for report in reports.values() if report["state"] == "failed"]
     assert "these wait for each other" in failed["error"]
     assert "call bender1/flock_api.run_chef()" in failed["error"]
@@ -228,14 +211,10 @@ def test_a_wait_whose_question_orders_a_run_is_part_of_a_circle(kitchens):
     """,
     )
     second = kitchens.run("bender1", others_run("bender0", on_timeout="skip"))
-    for node in ("bender0", "bender1"):
-        kitchens.waiting(node)
+    reports = ended_after_the_gate(
+        kitchens, {"bender0": first, "bender1": second}, 2 * NAMED_WITHIN
+    )
 
-    kitchens.open("go")
-    begun = time.monotonic()
-    reports = ended({"bender0": first, "bender1": second}, 20)
-
-    assert time.monotonic() - begun < 2 * NAMED_WITHIN
     said = str(reports)
     assert "these wait for each other" in said
 
