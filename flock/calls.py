@@ -13,7 +13,6 @@ import logging
 import math
 import threading
 import time
-from _thread import allocate_lock
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -102,8 +101,7 @@ class CallFuture(Future[Any]):
     ) -> None:
         """Note what the caller waits for, and whether the call leaves at once."""
         if is_urgent:
-            self._unset = unset = allocate_lock()
-            unset.acquire()
+            super().__init__()
         else:
             # Without the lock of `Future.__init__`: most answers are there before anybody
             # waits, and the table of open calls sees to it that a call ends once.

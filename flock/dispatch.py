@@ -13,7 +13,6 @@ answered at once, on the reader's thread.
 from __future__ import annotations
 
 import inspect
-import itertools
 import logging
 import threading
 import time
@@ -79,7 +78,6 @@ class Dispatcher:
         self._questions = questions
         self.expired = 0
         self.dropped = 0
-        self._drops = itertools.count(1)
         # When a sender's next tell that is dropped for such an error is logged again.
         self._next_news: dict[tuple[str, type[Exception]], float] = {}
 
@@ -154,7 +152,7 @@ class Dispatcher:
 
     def _note_dropped(self, caller: KeyRecord, error: Exception) -> None:
         """Count a tell that is not run, and log it; of a flood one line a second."""
-        self.dropped = next(self._drops)
+        self.dropped += 1
         flood, now = (caller.name, type(error)), _monotonic()
         if now < self._next_news.get(flood, 0.0):
             return
@@ -190,7 +188,7 @@ class Dispatcher:
 
     def answer(self, invocation: Invocation, value: Any, more_wait: bool) -> None:
         """Send a method's value, or promise it if it comes later."""
-        if type(value) not in SCALAR_TYPES and isinstance(value, pykka.Future):
+        if isinstance(value, pykka.Future):
             self._answer_later(invocation, value)
         else:
             self._send_reply(invocation.peer, invocation.call_id, value, not more_wait)

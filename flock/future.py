@@ -61,8 +61,7 @@ class Future(pykka.Future[T]):
 
     def __init__(self) -> None:
         """Make a future without a value."""
-        self._unset = _allocate_lock()
-        self._unset.acquire()
+        self._unset = _locked()
 
     def before_wait(self) -> None:
         """Send what lies in a queue; nothing does."""
@@ -71,9 +70,7 @@ class Future(pykka.Future[T]):
         """Return the lock that is held until the value is there; it may be there already."""
         with _waiting_lock:
             if self._unset is None:
-                unset = _allocate_lock()
-                unset.acquire()
-                self._unset = unset
+                self._unset = _locked()
             return self._unset
 
     def __repr__(self) -> str:
@@ -121,7 +118,7 @@ class Future(pykka.Future[T]):
         if self.is_queued:
             self.before_wait()
         unset = self._unset or self._until_set()
-        if self._value is not _NOTHING or self._error is not None:
+        if self.is_ready():
             return True  # whoever set it may not have seen the lock
         actor = current.actor if self.call_id else None
         if actor is None:
@@ -259,6 +256,13 @@ class Future(pykka.Future[T]):
         return value
 
     __iter__ = __await__
+
+
+def _locked() -> LockType:
+    """Return a new lock that is held."""
+    lock = _allocate_lock()
+    lock.acquire()
+    return lock
 
 
 def _wake(waiter: asyncio.Future[None]) -> None:

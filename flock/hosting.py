@@ -295,9 +295,8 @@ class HostedActor:
             logger.exception("actor %r failed in on_start", self.name)
             crash = error
             self._stop_flags()
-        is_stopped, next_item = actor.actor_stopped.is_set, inbox.get
-        while not is_stopped():
-            item: Any = next_item()
+        while not actor.actor_stopped.is_set():
+            item: Any = inbox.get()
             try:
                 handle = self._invoke if type(item) is Invocation else self._pykka_message
                 crash = handle(item)

@@ -94,8 +94,7 @@ class Connection:
             self._last, self._offset, self._since = self._offset, offset, arrived
         elif offset < self._offset:
             self._offset = offset
-        least = self._offset
-        return offset - (least if least < self._last else self._last)
+        return offset - min(self._offset, self._last)
 
 
 class Counters:
