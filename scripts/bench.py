@@ -22,7 +22,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -31,9 +31,11 @@ import bench_peers
 import psutil
 from bench_calls import (
     PAYLOADS,
+    RATES,
     Echo,
     Ours,
     Raw,
+    add,
     awake_cores,
     chunks,
     compare,
@@ -81,14 +83,15 @@ def measure(clients: dict[str, Any], rounds: int, table: Table) -> None:
         line = table.setdefault(
             f"synchronous call, {size}", Line("us", partial(_microseconds, count))
         )
-        add(line, works, rounds)
-    for title, method, arguments, count in RATES:
+        add(line.seconds, chunks(rounds, works))
+    for title, (method, arguments, count) in EVERY_RATE.items():
         works = {
             name: partial(getattr(client, method), *arguments)
             for name, client in clients.items()
             if hasattr(client, method)
         }
-        add(table.setdefault(title, Line("/s", partial(_a_second, count))), works, few)
+        line = table.setdefault(title, Line("/s", partial(_a_second, count)))
+        add(line.seconds, chunks(few, works))
     with burning():
         works = {
             name: repeat(client.call, PAYLOADS["10 B"], 10)
@@ -98,7 +101,7 @@ def measure(clients: dict[str, Any], rounds: int, table: Table) -> None:
         line = table.setdefault(
             "beside a thread that burns CPU", Line("us", partial(_microseconds, 10))
         )
-        add(line, works, few)
+        add(line.seconds, chunks(few, works))
 
 
 def _microseconds(count: int, seconds: float) -> float:
@@ -109,19 +112,7 @@ def _a_second(count: int, seconds: float) -> float:
     return count / seconds
 
 
-RATES: tuple[tuple[str, str, tuple[int, ...], int], ...] = (
-    ("futures, 5,000 outstanding", "pipelined", (5000,), 5000),
-    ("tells", "one_way", (5000,), 5000),
-    ("many calls in one message", "batch", (5000,), 5000),
-    ("8 calling threads", "threads", (8, 200), 1600),
-)
-"""Title, the client's method, its arguments, and how many calls that makes."""
-
-
-def add(line: Line, works: Mapping[str, Callable[[], object]], rounds: int) -> None:
-    """Measure one line once more."""
-    for name, taken in chunks(rounds, works).items():
-        line.seconds.setdefault(name, []).extend(taken)
+EVERY_RATE = RATES | {"many calls in one message": ("batch", (5000,), 5000)}
 
 
 def show(table: Table) -> None:

@@ -230,6 +230,12 @@ def chunks(rounds: int, work: Mapping[str, Callable[[], object]]) -> dict[str, l
     return seconds
 
 
+def add(seconds: dict[str, list[float]], more: Mapping[str, list[float]]) -> None:
+    """Add what more chunks took."""
+    for name, taken in more.items():
+        seconds.setdefault(name, []).extend(taken)
+
+
 def compare(seconds: Mapping[str, list[float]]) -> tuple[dict[str, float], dict[str, float]]:
     """Return each piece's median seconds, and the median of its ratios to the first's.
 
@@ -258,11 +264,11 @@ def repeat(work: Callable[[bytes], None], value: bytes, count: int) -> Callable[
 Seen = dict[str, dict[str, list[float]]]
 """The seconds of each chunk: by line of the table, and by client."""
 
-SYNCHRONOUS = {f"synchronous call, {size} (us)": value for size, value in PAYLOADS.items()}
+SYNCHRONOUS = {f"synchronous call, {size}": value for size, value in PAYLOADS.items()}
 RATES: dict[str, tuple[str, tuple[int, ...], int]] = {
-    "futures, 5,000 outstanding (/s)": ("pipelined", (5000,), 5000),
-    "tells (/s)": ("one_way", (5000,), 5000),
-    "8 calling threads (/s)": ("threads", (8, 200), 1600),
+    "futures, 5,000 outstanding": ("pipelined", (5000,), 5000),
+    "tells": ("one_way", (5000,), 5000),
+    "8 calling threads": ("threads", (8, 200), 1600),
 }
 """By line: the client's method, its arguments, and how many calls that makes."""
 
@@ -279,17 +285,12 @@ def measure(clients: Mapping[str, Any], rounds: int, seen: Seen) -> None:
     for line, value in SYNCHRONOUS.items():
         count = calls_in_a_chunk(line)
         work = {name: repeat(client.call, value, count) for name, client in clients.items()}
-        _add(seen, line, chunks(rounds, work))
+        add(seen.setdefault(line, {}), chunks(rounds, work))
     for line, (method, arguments, _) in RATES.items():
         work = {
             name: partial(getattr(client, method), *arguments) for name, client in clients.items()
         }
-        _add(seen, line, chunks(max(3, rounds // 3), work))
-
-
-def _add(seen: Seen, line: str, seconds: dict[str, list[float]]) -> None:
-    for name, taken in seconds.items():
-        seen.setdefault(line, {}).setdefault(name, []).extend(taken)
+        add(seen.setdefault(line, {}), chunks(max(3, rounds // 3), work))
 
 
 def report(seen: Seen) -> None:
@@ -299,10 +300,10 @@ def report(seen: Seen) -> None:
         count = calls_in_a_chunk(line)
         medians, ratios = compare(seconds)
         if line in RATES:
-            shown = {name: count / median for name, median in medians.items()}
+            unit, shown = "/s", {name: count / median for name, median in medians.items()}
         else:
-            shown = {name: median / count * 1e6 for name, median in medians.items()}
-        row(line, shown, ratios, slower=line not in RATES)
+            unit, shown = "us", {name: median / count * 1e6 for name, median in medians.items()}
+        row(f"{line} ({unit})", shown, ratios, slower=line not in RATES)
 
 
 def row(title: str, shown: dict[str, float], ratios: dict[str, float], *, slower: bool) -> None:
