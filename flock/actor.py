@@ -231,12 +231,12 @@ class Actor(pykka.ThreadingActor):
         return sent
 
     def subscribe(self, topic: str, method: Callable[[str, Any], Any]) -> Cancellable:
-        """Have `method(publisher, value)` run for what is published on a topic."""
-        subscription: Cancellable = self._own(
-            self.flock.subscribe(
-                topic, lambda publisher, value: self.soon(method, publisher, value)
-            )
-        )
+        """Have `method(publisher, value)` run for what is published on a topic.
+
+        Of what waits for a busy actor one message lies in its inbox and a bounded
+        number beside it; where more came, `value` is a `flock.topics.Gap`.
+        """
+        subscription: Cancellable = self._own(self.flock.subscribe(topic, method, run=self.soon))
         return subscription
 
     # --- the end of others

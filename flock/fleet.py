@@ -29,7 +29,7 @@ from flock.node_objects import NodeObject, NodeObjects
 from flock.proxy import ActorProxy, NodeProxy, handle_maker, points_at
 from flock.settings import Settings, load_settings
 from flock.supervisor import MAX_RESTARTS, RESTART_WINDOW, Group, Strategy
-from flock.topics import Subscription
+from flock.topics import Run, Subscription
 from registry.contract import Lock, LockLost, LockOwner, LockState, PresenceRecord, Registry
 from registry.readings import note
 
@@ -353,18 +353,22 @@ class Flock:
         """
         return self._joined().topics.publisher.publish(topic, value)
 
-    def subscribe(self, topic: str, callback: Callable[[str, Any], None]) -> Subscription:
+    def subscribe(
+        self, topic: str, callback: Callable[[str, Any], None], *, run: Run | None = None
+    ) -> Subscription:
         """Have `callback(publisher, value)` called with what is published on a topic.
 
         Args:
             topic: any text.
-            callback: called on a thread of the subscription, one value after
-                the other; a `flock.topics.Gap` stands where some were lost.
+            callback: called with one value after the other; a `flock.topics.Gap`
+                stands where some were lost.
+            run: has the callback run, one value a turn; None for a thread of the
+                subscription.
 
         Returns:
             The subscription; `cancel` ends it.
         """
-        return self._joined().topics.subscribers.subscribe(topic, callback)
+        return self._joined().topics.subscribers.subscribe(topic, callback, run)
 
     # --- locks
 

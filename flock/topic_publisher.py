@@ -50,6 +50,7 @@ class Teller:
         self._topic = topic
         self._gone = gone
         self._numbers = itertools.count(1)
+        self._turn = threading.Lock()
         self.is_gone = False
 
     def __call__(self, value: Any) -> None:
@@ -57,7 +58,9 @@ class Teller:
         if self.is_gone:
             return
         try:
-            self._publisher.tell(self._name, self._topic, value, next(self._numbers))
+            # Or what two threads send would arrive in another order than its numbers.
+            with self._turn:
+                self._publisher.tell(self._name, self._topic, value, next(self._numbers))
         except OverloadedError as error:
             logger.debug("%s misses something on %r: %s", self._name, self._topic, error)
         except (CallError, RegistryError) as error:
@@ -74,6 +77,12 @@ class _Audience:
         self.is_stale = True
         self.cancel: Cancel | None = None
         self.numbers: dict[str, int] = {}
+        self.turn = threading.Lock()
+
+    def next_number(self, name: str) -> int:
+        """Return the number of the next message to a process; `turn` is held until it is sent."""
+        number = self.numbers[name] = self.numbers.get(name, 0) + 1
+        return number
 
 
 class TopicPublisher:
@@ -189,23 +198,41 @@ class TopicPublisher:
         audience = self._audience(topic)
         sent = 0
         for name in list(audience.names):
-            with self._lock:
-                number = audience.numbers[name] = audience.numbers.get(name, 0) + 1
             if name == self._name:
                 self._subscribers.deliver(topic, self._name, value)
                 sent += 1
                 continue
-            message = self._codec.encode((PUBLISH, topic, value, number, self._name))
             try:
-                self._peer_of(name).send(message, urgent=False)
+                self._send(audience, name, topic, value)
                 sent += 1
             except (NodeNotFound, NodeDownError):
-                audience.numbers.pop(name, None)
+                with audience.turn:
+                    audience.numbers.pop(name, None)
                 audience.is_stale = True
                 self._subscribers.withdraw(topic, name)
-            except CallError as error:
+            except (CallError, RegistryError) as error:
                 logger.debug("%s misses something on %r: %s", name, topic, error)
         return sent
+
+    def _send(self, audience: _Audience, name: str, topic: str, value: Any) -> None:
+        """Send a value to one process; one that cannot be sent counts as missed there.
+
+        Raises:
+            CallError: there is no way to it, or no room on it.
+            RegistryUnavailable: it is new here, and the registry cannot be asked.
+        """
+        try:
+            peer = self._peer_of(name)  # may take its time: not while others wait for their turn
+        except RegistryError:
+            with audience.turn:
+                audience.next_number(name)
+            raise
+        # Numbered and sent in one, or what two threads publish would arrive in another
+        # order than its numbers, and look as if something were missing.
+        with audience.turn:
+            number = audience.next_number(name)
+            message = self._codec.encode((PUBLISH, topic, value, number, self._name))
+            peer.send(message, urgent=False)
 
     def _audience(self, topic: str) -> _Audience:
         with self._lock:
@@ -213,9 +240,15 @@ class TopicPublisher:
         path = topic_path(topic)
         if audience.cancel is None:
             # Watched before it is read, so that no change falls between.
-            audience.cancel = self._registry.watch_children(
+            cancel = self._registry.watch_children(
                 path, lambda: setattr(audience, "is_stale", True)
             )
+            with self._lock:
+                is_first = audience.cancel is None
+                if is_first:
+                    audience.cancel = cancel
+            if not is_first:
+                cancel()  # another thread was as quick
         if audience.is_stale:
             audience.is_stale = False
             try:

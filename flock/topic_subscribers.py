@@ -2,8 +2,8 @@
 
 That this process wants a topic is written in the registry (`topics/TOPIC/NAME`
 holds its generation) as long as it has a subscriber for it. A slow subscriber
-costs nobody else anything: what does not fit is dropped, and the next that does
-comes with a `Gap` before it that says how many were lost.
+costs nobody else anything: what does not fit is dropped, and a `Gap` stands in its
+place that says how many were lost, of each publisher.
 """
 
 from __future__ import annotations
@@ -36,61 +36,117 @@ class Gap:
     missed: int
 
 
+Run = Callable[[Callable[[], None]], None]
+"""Has a function run soon, in turn with other work."""
+
+
 class Subscription:
     """One subscriber of this process; `cancel` ends it.
 
-    Its callback runs on a thread of its own, one message after the other.
+    Its callback is called with one message after the other, on a thread of the
+    subscription or where `run` has it run.
     """
 
     def __init__(
-        self, subscribers: TopicSubscribers, topic: str, callback: Callable[[str, Any], None]
+        self,
+        subscribers: TopicSubscribers,
+        topic: str,
+        callback: Callable[[str, Any], None],
+        run: Run | None = None,
     ) -> None:
         """Begin to take messages; `TopicSubscribers.subscribe` makes it."""
         self.topic = topic
         self._subscribers = subscribers
         self._callback = callback
         self._waiting: deque[tuple[str, Any]] = deque()
-        self._missed = 0
+        self._missed: dict[str, int] = {}
         self._changed = threading.Condition()
         self._is_over = False
-        self._thread = threading.Thread(target=self._run, name=f"topic-{topic}", daemon=True)
-        self._thread.start()
+        self._has_turn = False  # `run` was asked for one
+        self._run_soon = run
+        self._thread: threading.Thread | None = None
+        if run is None:
+            self._thread = threading.Thread(target=self._run, name=f"topic-{topic}", daemon=True)
+            self._thread.start()
+
+    @property
+    def is_over(self) -> bool:
+        """True once it was cancelled."""
+        return self._is_over
 
     def put(self, publisher: str, value: Any) -> None:
         """Take a message; drop it if too many wait."""
         with self._changed:
             if isinstance(value, Gap):
-                self._missed += value.missed
+                self._missed[publisher] = self._missed.get(publisher, 0) + value.missed
             elif len(self._waiting) >= MAX_WAITING:
-                self._missed += 1
+                self._missed[publisher] = self._missed.get(publisher, 0) + 1
             else:
-                if self._missed:
-                    self._waiting.append((publisher, Gap(self._missed)))
-                    self._missed = 0
+                self._put_gaps()
                 self._waiting.append((publisher, value))
             self._changed.notify()
+            wants_turn = self._run_soon is not None and not self._has_turn
+            self._has_turn = True
+        if wants_turn:
+            self._ask_for_turn()
+
+    def _put_gaps(self) -> None:
+        """Have told what was missed up to here; the lock is held."""
+        if self._missed:
+            self._waiting.extend((each, Gap(missed)) for each, missed in self._missed.items())
+            self._missed.clear()
+
+    def _next(self) -> tuple[str, Any] | None:
+        """Return what is told next, None for nothing; the lock is held."""
+        if not self._waiting:
+            # Nobody may publish again: what was missed is told without that.
+            self._put_gaps()
+        return self._waiting.popleft() if self._waiting and not self._is_over else None
 
     def cancel(self) -> None:
-        """End it; from another thread, after the return the callback is not running."""
+        """End it.
+
+        The callback is not begun afterwards; nor does one run any more that was
+        called on a thread of the subscription, unless it is the one who cancels.
+        """
         with self._changed:
             self._is_over = True
+            self._waiting.clear()
+            self._missed.clear()
             self._changed.notify()
         self._subscribers.forget(self)
-        if threading.current_thread() is not self._thread:
+        if self._thread is not None and threading.current_thread() is not self._thread:
             self._thread.join()
 
     def _run(self) -> None:
         while True:
             with self._changed:
-                while not self._waiting and not self._is_over:
+                told = self._next()
+                while told is None and not self._is_over:
                     self._changed.wait()
-                if self._is_over:
-                    return
-                publisher, value = self._waiting.popleft()
+                    told = self._next()
+            if told is None:
+                return
             try:
-                self._callback(publisher, value)
+                self._callback(*told)
             except Exception:
                 logger.exception("a subscriber of %r failed", self.topic)
+
+    def _ask_for_turn(self) -> None:
+        if self._run_soon is not None:
+            self._run_soon(self._take_turn)
+
+    def _take_turn(self) -> None:
+        """Tell one message where `run` has us, and ask for the next turn."""
+        with self._changed:
+            told = self._next()
+            if told is None:
+                self._has_turn = False
+                return
+        try:
+            self._callback(*told)
+        finally:
+            self._ask_for_turn()
 
 
 class TopicSubscribers:
@@ -112,17 +168,25 @@ class TopicSubscribers:
         self._ears: dict[str, Callable[[str, Any], None]] = {}
         self._lock = threading.RLock()
 
-    def subscribe(self, topic: str, callback: Callable[[str, Any], None]) -> Subscription:
+    def subscribe(
+        self, topic: str, callback: Callable[[str, Any], None], run: Run | None = None
+    ) -> Subscription:
         """Have `callback(publisher, value)` called with what is published on a topic.
 
         When it returns, publishers that look from now on see us; one that has
         looked before does so within moments. `value` may be a `Gap`.
 
+        Args:
+            topic: any text.
+            callback: what it raises is logged, or is up to who runs it.
+            run: has the callback run, one message a turn, and is asked for the next
+                turn only after it; None for a thread of the subscription.
+
         Raises:
             RegistryUnavailable: nobody could be told.
         """
         with self._lock:
-            subscription = Subscription(self, topic, callback)
+            subscription = Subscription(self, topic, callback, run)
             first = topic not in self._mine
             self._mine.setdefault(topic, []).append(subscription)
         try:
@@ -143,6 +207,9 @@ class TopicSubscribers:
             if subscribers:
                 return
             del self._mine[subscription.topic]
+            # What is still sent is not missed by who subscribes later.
+            for key in [key for key in list(self._heard) if key[1] == subscription.topic]:
+                self._heard.pop(key, None)
         self.withdraw(subscription.topic, self._name)
 
     def withdraw(self, topic: str, name: str) -> None:

@@ -12,11 +12,11 @@ from collections.abc import Callable
 from typing import Any
 
 from flock.topic_publisher import TopicPublisher
-from flock.topic_subscribers import Gap, Subscription, TopicSubscribers
+from flock.topic_subscribers import Gap, Run, Subscription, TopicSubscribers
 from flock.wire import Codec
 from registry.contract import Registry
 
-__all__ = ["Gap", "Subscription", "Topics"]
+__all__ = ["Gap", "Run", "Subscription", "Topics"]
 
 
 class Topics:

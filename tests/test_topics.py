@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import threading
+import time
 import tracemalloc
 from types import SimpleNamespace
 from typing import Any
 
 import msgpack
+import pytest
 
 from flock.errors import NodeDownError, NodeNotFound, RegistryUnavailable
-from flock.topics import Topics
+from flock.topic_subscribers import MAX_WAITING
+from flock.topics import Gap, Topics
 from flock.wire import Codec
 from tests.support import eventually
 
@@ -134,4 +138,103 @@ def test_a_channel_asks_no_registry_when_something_is_published() -> None:
     there.children = None  # type: ignore[assignment, method-assign]
     publish("b")
     assert there.sent == [("fry", "a"), ("fry", "b")]
+    topics.close()
+
+
+def quiet_registry() -> Any:
+    return SimpleNamespace(write=lambda *_: None, delete=lambda *_: None)
+
+
+def test_what_was_missed_is_told_of_each_publisher_though_nobody_publishes_again() -> None:
+    topics = Topics(quiet_registry(), Codec(), "here", "g", lambda _: None)
+    heard: list[Any] = []
+    first, go_on = threading.Event(), threading.Event()
+
+    def slow(publisher: str, value: Any) -> None:
+        heard.append((publisher, value))
+        first.set()
+        go_on.wait(20)
+
+    subscription = topics.subscribers.subscribe("flood", slow)
+    topics.subscribers.deliver("flood", "fry", 0)
+    assert first.wait(5)
+    for _ in range(MAX_WAITING + 3):
+        topics.subscribers.deliver("flood", "fry", 1)
+    topics.subscribers.deliver("flood", "bender", 2)
+    go_on.set()
+
+    expected = [("fry", Gap(3)), ("bender", Gap(1))]
+    assert eventually(lambda: heard[1 + MAX_WAITING :], 10, becomes=expected) == expected
+    subscription.cancel()
+
+
+def test_who_subscribes_anew_missed_nothing_of_what_came_before() -> None:
+    topics = Topics(quiet_registry(), Codec(), "here", "g", lambda _: None)
+    peer = SimpleNamespace(generation="other")
+    heard: list[Any] = []
+
+    def take(_: str, value: Any) -> None:
+        heard.append(value)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("flock.topic_subscribers.Subscription.put", lambda _, *told: take(*told))
+        subscription = topics.subscribers.subscribe("news", take)
+        topics.subscribers.heard(peer, "news", "first", 1, "there")
+        subscription.cancel()
+        topics.subscribers.heard(peer, "news", "late", 2, "there")
+        topics.subscribers.subscribe("news", take)
+        topics.subscribers.heard(peer, "news", "anew", 3, "there")
+        topics.subscribers.heard(peer, "news", "after a loss", 5, "there")
+    topics.close()
+    assert heard == ["first", "anew", Gap(1), "after a loss"]
+
+
+class DawdlingCodec(Codec):
+    """Lets other threads go first before every second message."""
+
+    def encode(self, message: tuple[Any, ...]) -> bytes:
+        if message[3] % 2:
+            time.sleep(0.001)
+        return super().encode(message)
+
+
+def test_what_many_threads_publish_leaves_in_the_order_of_its_numbers() -> None:
+    there = Directory()
+    there.names = ["fry"]
+    numbers: list[int] = []
+    peer = SimpleNamespace(send=lambda message, urgent: numbers.append(msgpack.unpackb(message)[3]))
+    topics = Topics(there, DawdlingCodec(), "here", "g", lambda _: peer)  # type: ignore[arg-type]
+
+    def publish() -> None:
+        for number in range(20):
+            topics.publisher.publish("news", number)
+
+    threads = [threading.Thread(target=publish) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert numbers == list(range(1, 81))
+    topics.close()
+
+
+def test_who_cannot_be_looked_up_in_an_outage_keeps_nobody_else_from_hearing() -> None:
+    there = Directory()
+    there.names, there.here = ["bender", "fry"], {"fry": 1}
+    away = True
+
+    def peer_of(name: str) -> Any:
+        if name == "bender" and away:
+            raise RegistryUnavailable("registry", "away")
+        return SimpleNamespace(
+            send=lambda message, urgent: numbers.append((name, msgpack.unpackb(message)[3]))
+        )
+
+    numbers: list[tuple[str, int]] = []
+    topics = Topics(there, Codec(), "here", "g", peer_of)  # type: ignore[arg-type]
+    assert topics.publisher.publish("news", "during") == 1
+    away = False
+    assert topics.publisher.publish("news", "after") == 2
+    # The second number tells him that he missed one.
+    assert numbers == [("fry", 1), ("bender", 2), ("fry", 2)]
     topics.close()
