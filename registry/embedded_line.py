@@ -20,6 +20,8 @@ from __future__ import annotations
 
 import datetime
 import itertools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 from registry.contract import Holder, LockOwner, LockStatus, Waiter
 from registry.embedded_folder import Folder
@@ -27,10 +29,49 @@ from registry.embedded_store import Transaction
 from registry.liveness import SESSIONS_TOPIC, is_alive
 from registry.records import decode, from_plain, unquote
 
-TICKETS = "SELECT id, session, slots, slot, since, owner FROM tickets WHERE lockid = ? ORDER BY id"
+TICKETS = "SELECT id, session, slots, slot, since, owner, coalesce(token, id), lockid FROM tickets"
+"""Statement that reads tickets, for `tickets_in`."""
+
+LINE = f"{TICKETS} WHERE lockid = ? ORDER BY id"
 """Statement that reads a line; its value is the quoted name of the lock."""
 
-Ticket = tuple[int, str, int, int | None, str, bytes]
+
+class Ticket(NamedTuple):
+    """A place in a lock's line.
+
+    Attributes:
+        id: the place; a later one has a larger id.
+        session: whose it is; empty for a slot that is kept.
+        slots: how many may hold the lock, as the owner counts.
+        slot: the one it holds; None while it waits.
+        since: when it came, or got its slot; for people.
+        owner: for whom, encoded.
+        token: the fence token.
+        lockid: the quoted name of the lock.
+    """
+
+    id: int
+    session: str
+    slots: int
+    slot: int | None
+    since: str
+    owner: bytes
+    token: int
+    lockid: str
+
+    def who(self) -> LockOwner:
+        """Return for whom it stands."""
+        return from_plain(LockOwner, decode(self.owner))
+
+    def unit(self) -> str | int:
+        """Return what counts as one holder: a group, or a ticket by itself."""
+        return self.who().group or self.id
+
+
+def tickets_in(rows: Sequence[Sequence[Any]]) -> list[Ticket]:
+    """Return what `TICKETS` or `LINE` found."""
+    return [Ticket(*row) for row in rows]
+
 
 KEPT = ""
 """The session of a slot that is kept."""
@@ -64,58 +105,70 @@ def settle(transaction: Transaction, folder: Folder, lockid: str) -> None:
 
 def _grant(transaction: Transaction, folder: Folder, lockid: str) -> str | None:
     """Grant what can be granted; return a session that is in the way and dead, if there is one."""
-    tickets: list[Ticket] = transaction.rows(TICKETS, (lockid,))
-    if _give_kept_slots(transaction, lockid, tickets):
-        tickets = transaction.rows(TICKETS, (lockid,))
-    holders = [ticket for ticket in tickets if ticket[3] is not None]
+    tickets = tickets_in(transaction.rows(LINE, (lockid,)))
+    if _give_kept_slots(transaction, tickets):
+        tickets = tickets_in(transaction.rows(LINE, (lockid,)))
+    holders = [ticket for ticket in tickets if ticket.slot is not None]
     for ticket in tickets:
-        number, session, slots, slot = ticket[:4]
-        if slot is not None:
+        if ticket.slot is not None:
             continue
-        units = {_unit(holder) for holder in holders}
-        in_force = min([slots, *(holder[2] for holder in holders)])
-        if len(units) >= in_force and _unit(ticket) not in units:
+        units = {holder.unit() for holder in holders}
+        in_force = min([ticket.slots, *(holder.slots for holder in holders)])
+        if len(units) >= in_force and ticket.unit() not in units:
             # Blocked. If one of those in front is dead, the line moves on.
-            sessions = (holder[1] for holder in holders if holder[1] != KEPT)
+            sessions = (holder.session for holder in holders if holder.session != KEPT)
             return next((each for each in sessions if not is_alive(folder, each)), None)
-        if not is_alive(folder, session):
-            return session
-        taken = {holder[3] for holder in holders}
+        if not is_alive(folder, ticket.session):
+            return ticket.session
+        taken = {holder.slot for holder in holders}
         free = next(slot for slot in itertools.count() if slot not in taken)
-        now = _give_slot(transaction, lockid, number, free)
-        holders.append((number, session, slots, free, now, ticket[5]))
+        holders.append(_give_slot(transaction, ticket, free))
     return None
 
 
-def _unit(ticket: Ticket) -> str | int:
-    """Return what counts as one holder: a group, or a ticket by itself."""
-    return owner_of(ticket).group or ticket[0]
-
-
-def _give_slot(transaction: Transaction, lockid: str, number: int, slot: int) -> str:
-    """Let a ticket hold a slot from now on; returns since when."""
+def _give_slot(transaction: Transaction, ticket: Ticket, slot: int) -> Ticket:
+    """Let a ticket hold a slot from now on; returns it as it stands then."""
     now = utc_now()
-    transaction.execute("UPDATE tickets SET slot = ?, since = ? WHERE id = ?", (slot, now, number))
-    transaction.changed(ticket_topic(number), lock_topic(lockid))
-    return now
+    transaction.execute(
+        "UPDATE tickets SET slot = ?, since = ? WHERE id = ?", (slot, now, ticket.id)
+    )
+    transaction.changed(ticket_topic(ticket.id), lock_topic(ticket.lockid))
+    return ticket._replace(slot=slot, since=now)
 
 
-def owner_of(ticket: Ticket) -> LockOwner:
-    """Return for whom a ticket stands."""
-    return from_plain(LockOwner, decode(ticket[5]))
-
-
-def _give_kept_slots(transaction: Transaction, lockid: str, tickets: list[Ticket]) -> bool:
+def _give_kept_slots(transaction: Transaction, tickets: list[Ticket]) -> bool:
     """Give slots that are kept to tickets of the same owners; say whether there were any."""
-    kept = {owner_of(ticket).owner: ticket for ticket in tickets if ticket[1] == KEPT}
+    kept = {ticket.who().owner: ticket for ticket in tickets if ticket.session == KEPT}
+    if not kept:
+        return False
+    passed: list[Ticket] = []
     given = False
-    for ticket in tickets if kept else ():
-        old = kept.pop(owner_of(ticket).owner, None) if ticket[3] is None else None
-        if old is not None and old[3] is not None:
-            transaction.execute("DELETE FROM tickets WHERE id = ?", (old[0],))
-            _give_slot(transaction, lockid, ticket[0], old[3])
-            given = True
+    for ticket in tickets:
+        if ticket.slot is not None:
+            continue
+        old = kept.pop(ticket.who().owner, None)
+        if old is None or old.slot is None:
+            passed.append(ticket)
+            continue
+        transaction.execute("DELETE FROM tickets WHERE id = ?", (old.id,))
+        _give_slot(transaction, ticket, old.slot)
+        given = True
+    if given:
+        _raise_tokens(transaction, passed)
     return given
+
+
+def _raise_tokens(transaction: Transaction, waiting: list[Ticket]) -> None:
+    """Give everybody who waits a larger token than all that were given, in the line's order.
+
+    Somebody was served before his turn: the tokens of those whom he passed
+    would be smaller than his.
+    """
+    for ticket in waiting:
+        (token,) = transaction.row(
+            "UPDATE sqlite_sequence SET seq = seq + 1 WHERE name = 'tickets' RETURNING seq"
+        )
+        transaction.execute("UPDATE tickets SET token = ? WHERE id = ?", (token, ticket.id))
 
 
 def abandon(transaction: Transaction, folder: Folder, ticket: int, session: str) -> None:
@@ -203,13 +256,13 @@ def status_of(lockid: str, tickets: list[Ticket]) -> LockStatus:
     """Say how a lock (by its quoted name) stands, given its line."""
     holders, waiting = [], []
     for ticket in tickets:
-        number, session, _, slot, since, _ = ticket
-        owner = owner_of(ticket)
-        who = (owner.owner, owner.host, owner.run_id, owner.reason, since)
-        if slot is None:
+        owner = ticket.who()
+        who = (owner.owner, owner.host, owner.run_id, owner.reason, ticket.since)
+        if ticket.slot is None:
             waiting.append(Waiter(*who))
         else:
-            holders.append(Holder(*who, slot=slot, token=number, kept=session == KEPT))
-    counted = [t[2] for t in tickets if t[3] is not None] or [t[2] for t in tickets[:1]] or [1]
+            kept = ticket.session == KEPT
+            holders.append(Holder(*who, slot=ticket.slot, token=ticket.token, kept=kept))
+    counted = [t.slots for t in tickets if t.slot is not None] or [t.slots for t in tickets[:1]]
     holders.sort(key=lambda holder: holder.slot)
-    return LockStatus(unquote(lockid), min(counted), tuple(holders), tuple(waiting))
+    return LockStatus(unquote(lockid), min(counted, default=1), tuple(holders), tuple(waiting))

@@ -13,7 +13,8 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from registry.contract import (
     MAX_RECORD_BYTES,
@@ -32,6 +33,7 @@ from registry.contract import (
 from registry.embedded_folder import Folder
 from registry.embedded_line import (
     KEPT,
+    LINE,
     TICKETS,
     Ticket,
     abandon,
@@ -41,6 +43,7 @@ from registry.embedded_line import (
     settle,
     status_of,
     ticket_topic,
+    tickets_in,
     utc_now,
 )
 from registry.embedded_store import Store, Transaction
@@ -51,21 +54,30 @@ from registry.records import encode, quote, to_plain
 Leave = Callable[[Transaction, Folder, int, str], object]
 """How a ticket ends: `leave` or `abandon`."""
 
+_TICKET = f"{TICKETS} WHERE id = ?"
+
 _CANCEL_PAUSE = 0.2
 """Seconds between two looks at a wait's `cancelled` event."""
 
 
 class EmbeddedLock(Lock):
-    """A slot of a lock, held by one session."""
+    """A slot of a lock, held by one session.
 
-    def __init__(
-        self, locks: EmbeddedLocks, lockid: str, session: str, slot: int, slots: int, token: int
-    ) -> None:
+    Args:
+        locks: where it was got.
+        lockid: its name.
+        slots: how many its owner counts.
+        ticket: its place in the line, with its slot.
+    """
+
+    def __init__(self, locks: EmbeddedLocks, lockid: str, slots: int, ticket: Ticket) -> None:
+        assert ticket.slot is not None
         self.lockid = lockid
-        self.slot = slot
+        self.slot = ticket.slot
         self.slots = slots
-        self.token = token
-        self.session = session
+        self.token = ticket.token
+        self.ticket = ticket.id
+        self.session = ticket.session
         self.registry_id = locks.registry_id
         self._locks = locks
         self._released = False
@@ -91,13 +103,13 @@ class EmbeddedLock(Lock):
         """Give the slot up; see the contract."""
         if not self._released:
             self._released = True
-            self._locks.leave_line(self.token, self.session)
+            self._locks.leave_line(self.ticket, self.session)
 
     def abandon(self) -> None:
         """Give the lock up and keep its slot, if it was taken so; see the contract."""
         if not self._released:
             self._released = True
-            self._locks.leave_line(self.token, self.session, abandon)
+            self._locks.leave_line(self.ticket, self.session, abandon)
 
     def on_change(self, callback: Callable[[LockState], None]) -> Cancel:
         """Call `callback` with the new state whenever it changes; not for our own release."""
@@ -109,7 +121,7 @@ class EmbeddedLock(Lock):
                 told[0] = state
                 callback(state)
 
-        return self._locks.watch_ticket(self.token, look)
+        return self._locks.watch_ticket(self.ticket, look)
 
 
 class EmbeddedLocks:
@@ -188,31 +200,33 @@ class EmbeddedLocks:
             assert number is not None
             transaction.changed(lock_topic(lock))
             settle(transaction, self._folder, lock)
-            slot = _slot_of(transaction, number)
-            if slot is None:
-                holders = status_of(lock, transaction.rows(TICKETS, (lock,))).holders
+            ticket = _with_slot(transaction.rows(_TICKET, (number,)))
+            if ticket is None:
+                holders = status_of(lock, tickets_in(transaction.rows(LINE, (lock,)))).holders
                 if wait is not None and wait <= 0:
                     leave(transaction, self._folder, number, session)
                 else:
                     cancel_watch = self._watcher.watch_within(
                         transaction, ticket_topic(number), granted.set, urgent=True
                     )
-        if slot is None and cancel_watch is None:
+        if ticket is None and cancel_watch is None:
             raise LockTimeout(lockid, 0.0, holders)
         if cancel_watch is not None:
             self._watcher.start()
             try:
                 with self.woken_at_end(granted):
-                    slot = self._await_slot(
+                    ticket = self._await_slot(
                         lockid, number, session, granted, deadline, began, cancelled
                     )
+                if ticket.token != number:
+                    self._sync(number)
             except BaseException:
                 self.leave_line(number, session)
                 raise
             finally:
                 cancel_watch()
-        assert slot is not None
-        return EmbeddedLock(self, lockid, session, slot, slots, number)
+        assert ticket is not None
+        return EmbeddedLock(self, lockid, slots, ticket)
 
     def _await_slot(
         self,
@@ -223,7 +237,7 @@ class EmbeddedLocks:
         deadline: float | None,
         began: float,
         cancelled: threading.Event | None,
-    ) -> int:
+    ) -> Ticket:
         while True:
             if self.is_over:
                 raise self._store.unavailable("it was closed")
@@ -236,23 +250,32 @@ class EmbeddedLocks:
             pauses = [pause for pause in (left, look_again) if pause is not None]
             if granted.wait(min(pauses, default=None)):
                 granted.clear()
-                rows = self._store.rows("SELECT slot FROM tickets WHERE id = ?", (number,))
+                rows = self._store.rows(_TICKET, (number,))
                 if not rows:
                     raise self._store.unavailable("our place in the line was lost")
-                if rows[0][0] is not None:
-                    return int(rows[0][0])
+                ticket = _with_slot(rows)
+                if ticket is not None:
+                    return ticket
 
-    def _take_or_leave(self, lockid: str, number: int, session: str, began: float) -> int:
+    def _take_or_leave(self, lockid: str, number: int, session: str, began: float) -> Ticket:
         """Decide at the deadline: the slot if it was granted just now, else out of the line."""
         lock = quote(lockid)
         with self._store.write() as transaction:
             settle(transaction, self._folder, lock)  # the holder may have died unnoticed
-            slot = _slot_of(transaction, number)
-            if slot is not None:
-                return slot
-            status = status_of(lock, transaction.rows(TICKETS, (lock,)))
+            ticket = _with_slot(transaction.rows(_TICKET, (number,)))
+            if ticket is not None:
+                return ticket
+            status = status_of(lock, tickets_in(transaction.rows(LINE, (lock,))))
             leave(transaction, self._folder, number, session)
         raise LockTimeout(lockid, time.monotonic() - began, status.holders)
+
+    def _sync(self, number: int) -> None:
+        """Have a ticket's token on the disk: an id is there from the start, another token is not.
+
+        A token that went with the power would be given once more.
+        """
+        with self._store.write(durable=True) as transaction:
+            transaction.execute("UPDATE tickets SET token = token WHERE id = ?", (number,))
 
     def leave_line(self, number: int, session: str, how: Leave = leave) -> None:
         """Take a ticket away, now or as soon as the registry can be written again."""
@@ -277,7 +300,7 @@ class EmbeddedLocks:
         """Read whether a lock's slot is still that session's."""
         row = self._store.row(
             "SELECT 1 FROM tickets WHERE id = ? AND session = ? AND slot IS NOT NULL",
-            (lock.token, lock.session),
+            (lock.ticket, lock.session),
         )
         return row is not None
 
@@ -291,7 +314,7 @@ class EmbeddedLocks:
             raise LockLost(lock.lockid, "it belongs to another registry, and fences nothing here")
         row = transaction.row(
             "SELECT 1 FROM tickets WHERE id = ? AND session = ? AND slot IS NOT NULL",
-            (lock.token, lock.session),
+            (lock.ticket, lock.session),
         )
         if row is None:
             raise LockLost(lock.lockid, f"slot {lock.slot} is not ours any more; nothing written")
@@ -299,31 +322,27 @@ class EmbeddedLocks:
     def status(self, lockid: str, *, with_waiting: bool = True) -> LockStatus:
         """Say who holds and who waits, the living only."""
         lock = quote(lockid)
-        tickets = self._store.rows(TICKETS, (lock,))
+        tickets = tickets_in(self._store.rows(LINE, (lock,)))
         if not with_waiting:
-            tickets = [ticket for ticket in tickets if ticket[3] is not None]
+            tickets = [ticket for ticket in tickets if ticket.slot is not None]
         return status_of(lock, self._living(tickets))
 
     def all(self) -> list[LockStatus]:
         """Say the same of every lock that is held or waited for."""
-        rows = self._store.rows(
-            "SELECT id, session, slots, slot, since, owner, lockid FROM tickets ORDER BY id"
-        )
-        names = {row[0]: row[6] for row in rows}
         lines: dict[str, list[Ticket]] = {}
-        for ticket in self._living([row[:6] for row in rows]):
-            lines.setdefault(names[ticket[0]], []).append(ticket)
+        for ticket in self._living(tickets_in(self._store.rows(f"{TICKETS} ORDER BY id"))):
+            lines.setdefault(ticket.lockid, []).append(ticket)
         found = [status_of(lock, tickets) for lock, tickets in lines.items()]
         return sorted(found, key=lambda status: status.lockid)
 
     def _living(self, tickets: list[Ticket]) -> list[Ticket]:
         """Leave out the tickets of the dead, and remove what died with them."""
-        sessions = {ticket[1] for ticket in tickets} - {KEPT}
+        sessions = {ticket.session for ticket in tickets} - {KEPT}
         dead = {session for session in sessions if not is_alive(self._folder, session)}
         if dead:
             with contextlib.suppress(RegistryError):  # the answer is right without it
                 self.bury(dead)
-        return [ticket for ticket in tickets if ticket[1] not in dead]
+        return [ticket for ticket in tickets if ticket.session not in dead]
 
     def bury(self, sessions: set[str]) -> None:
         """Remove what died with these sessions; each is looked at once more before."""
@@ -336,11 +355,11 @@ class EmbeddedLocks:
         """Take slots from their holders; see the contract."""
         lock = quote(lockid)
         with self._store.write(durable=True) as transaction:
-            tickets: list[Ticket] = transaction.rows(TICKETS, (lock,))
-            broken = [t for t in tickets if t[3] is not None and token in (None, t[0])]
+            tickets = tickets_in(transaction.rows(LINE, (lock,)))
+            broken = [t for t in tickets if t.slot is not None and token in (None, t.token)]
             for ticket in broken:
-                transaction.execute("DELETE FROM tickets WHERE id = ?", (ticket[0],))
-                transaction.changed(ticket_topic(ticket[0]), lock_topic(lock))
+                transaction.execute("DELETE FROM tickets WHERE id = ?", (ticket.id,))
+                transaction.changed(ticket_topic(ticket.id), lock_topic(lock))
             settle(transaction, self._folder, lock)
         return list(status_of(lock, broken).holders)
 
@@ -365,6 +384,6 @@ def _look_unless_closed(state: SessionState, look: Callable[[], None]) -> None:
         look()
 
 
-def _slot_of(transaction: Transaction, number: int) -> int | None:
-    row = transaction.row("SELECT slot FROM tickets WHERE id = ?", (number,))
-    return None if row is None or row[0] is None else int(row[0])
+def _with_slot(rows: Sequence[Sequence[Any]]) -> Ticket | None:
+    """Return the one ticket that was found, None if it has no slot."""
+    return next((ticket for ticket in tickets_in(rows) if ticket.slot is not None), None)

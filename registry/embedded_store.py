@@ -34,7 +34,7 @@ from registry.contract import (
 )
 from registry.embedded_folder import Folder
 
-_LAYOUT = 2
+_LAYOUT = 3
 _APPLICATION_ID = 0x464C4F43  # "FLOC", so that `file` and we know our own
 
 _TABLES = """
@@ -71,11 +71,12 @@ CREATE UNIQUE INDEX entries_once ON entries (queue, dedup_id) WHERE dedup_id IS 
 
 -- The line of each lock, holders included: the id is the place in the line and
 -- the fence token, slot is NULL while waiting. An id is never given twice.
+-- A token of its own has who was passed by the owner of a kept slot.
 -- A ticket with keep stays, with an empty session, when its session ends.
 CREATE TABLE tickets (
     id INTEGER PRIMARY KEY AUTOINCREMENT, lockid TEXT NOT NULL, session TEXT NOT NULL,
     slots INTEGER NOT NULL, slot INTEGER, since TEXT NOT NULL, owner BLOB NOT NULL,
-    keep INTEGER NOT NULL DEFAULT 0
+    keep INTEGER NOT NULL DEFAULT 0, token INTEGER
 );
 CREATE INDEX tickets_of_lock ON tickets (lockid, id);
 CREATE INDEX tickets_of_session ON tickets (session);

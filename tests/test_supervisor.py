@@ -349,6 +349,93 @@ def test_a_factory_that_fails_later_counts_as_a_crash(actors: Supervisor, quick:
     assert len(attempts) == 4
 
 
+def test_a_crash_while_others_are_made_anew_leaves_one_instance_of_each(
+    actors: Supervisor, quick: None
+) -> None:
+    gate, making = threading.Event(), threading.Event()
+    running: list[Worker] = []
+
+    class Restless(Worker):
+        """Crashes when it is started anew for the first time."""
+
+        made = 0
+
+        def on_start(self) -> None:
+            if type(self).made == 2:
+                assert making.wait(10)
+                raise RuntimeError("not yet")
+
+    class Counted(Worker):
+        made = 0
+
+        def on_start(self) -> None:
+            running.append(self)
+
+        def on_stop(self) -> None:
+            running.remove(self)
+
+    def slowly() -> Counted:
+        if Counted.made == 1:
+            making.set()
+            assert gate.wait(10)
+        return Counted()
+
+    group = Group(actors, "one_for_all")
+    actors.add("a", Restless, group=group)
+    actors.add("b", slowly, group=group)
+    send(hosted(actors, "a"), "crash", tell=True)
+    # The second crash has both made anew while the first still makes `b`.
+    assert eventually(lambda: row(actors, "b")["restarts"], within=5, becomes=2) == 2
+    gate.set()
+    assert answers_again(actors, "b")
+    assert eventually(lambda: Counted.made, within=5, becomes=3) == 3
+    assert eventually(lambda: len(running), within=5, becomes=1) == 1
+    [instance] = running
+    assert hosted(actors, "b").actor is instance
+
+
+def test_a_pool_is_over_when_its_last_worker_is_given_up_or_when_it_is_removed(
+    actors: Supervisor, quick: None
+) -> None:
+    ended: list[tuple[str, str, bool]] = []
+    actors.on_end(lambda *news: ended.append(news))
+    numbers = iter(range(100))
+
+    def factory() -> Worker:
+        if next(numbers) > 1:
+            raise OSError("no more")
+        return Worker()
+
+    def told(name: str) -> list[tuple[str, str, bool]]:
+        return [news for news in ended if news[0] == name]
+
+    actors.add_pool("pool", factory, 2)
+    actors.add_pool("spare", Worker, 2)
+    send(actors.get("pool"), "crash", tell=True)
+    assert eventually(lambda: row(actors, "pool/1")["state"], 5, becomes="given up") == "given up"
+    assert told("pool") == []
+    send(actors.get("pool"), "crash", tell=True)
+    over = [("pool", "its last worker is gone: OSError: no more", True)]
+    assert eventually(lambda: told("pool"), 5, becomes=over) == over
+    with pytest.raises(ActorDead, match="no worker"):
+        send(actors.get("pool"), "do")
+
+    actors.remove("spare")
+    assert told("spare") == [("spare", "stopped", False)]
+
+
+def test_an_actor_that_has_itself_removed_ends(actors: Supervisor) -> None:
+    class Leaver(Worker):
+        def do(self, what: Any = None) -> Any:
+            actors.remove("a")
+
+    actors.add("a", Leaver)
+    instance = hosted(actors, "a")
+    assert send(instance, "do").next()[0] == "answer"
+    instance.thread.join(5)
+    assert not instance.thread.is_alive()
+
+
 def test_making_an_actor_anew_holds_nobody_up(actors: Supervisor, quick: None) -> None:
     gate, made = threading.Event(), threading.Event()
 
