@@ -33,6 +33,7 @@ PROXY_WORDS = frozenset({"options", "batch", "monitor", "link", "unlink"})
 """What the proxy itself answers to: an actor's method may not be called so."""
 
 _INTERNAL_MARK = "_flock_internal"
+_FEW_BELONGINGS = 100
 
 
 def internal(method: F) -> F:
@@ -54,7 +55,11 @@ class SelfMessage(NamedTuple):
 
 
 class Cancellable(Protocol):
-    """What ends with `cancel`."""
+    """What ends with `cancel`, or by itself."""
+
+    @property
+    def is_over(self) -> bool:
+        """True once it has ended."""
 
     def cancel(self) -> None:
         """End it; twice is harmless."""
@@ -97,6 +102,8 @@ class Actor(pykka.ThreadingActor):
 
     _home: Home | None = None
     _belongings: list[Cancellable] | None = None
+    _look_through_at = _FEW_BELONGINGS
+    _has_moved_out = False
     _links: dict[Any, Cancellable] | None = None
     _promised: set[Future[Any]] | None = None
 
@@ -137,6 +144,7 @@ class Actor(pykka.ThreadingActor):
 
     def move_out(self) -> None:
         """End everything the actor asked for; whoever runs it calls this when it is over."""
+        self._has_moved_out = True
         belongings, self._belongings = self._belongings or [], None
         links, self._links = self._links or {}, None
         for each in (*belongings, *links.values()):
@@ -179,10 +187,14 @@ class Actor(pykka.ThreadingActor):
             logger.debug("%s is over and does no more", self)
 
     def _own(self, thing: Any) -> Any:
-        belongings = [
-            each for each in self._belongings or () if not getattr(each, "is_cancelled", False)
-        ]
-        self._belongings = [*belongings, thing]
+        belongings = self._belongings if self._belongings is not None else []
+        belongings.append(thing)
+        if len(belongings) > self._look_through_at:
+            belongings = [each for each in belongings if not each.is_over]
+            self._look_through_at = max(_FEW_BELONGINGS, 2 * len(belongings))
+        self._belongings = belongings
+        if self._has_moved_out:
+            thing.cancel()  # asked for on another thread, too late
         return thing
 
     # --- time
@@ -259,9 +271,14 @@ class Actor(pykka.ThreadingActor):
         Args:
             other: a proxy of an actor on any node.
         """
+        is_new = other not in (self._links or {})
         self.join_link(other)
-        home = self._at_home()
-        self.flock.link_back(other, home.name)
+        try:
+            self.flock.link_back(other, self._at_home().name)
+        except BaseException:
+            if is_new:
+                self.leave_link(other)  # there is no half of a link
+            raise
 
     def join_link(self, other: Any) -> None:
         """Take the near half of a link."""
@@ -269,6 +286,18 @@ class Actor(pykka.ThreadingActor):
         self._links = links
         if other not in links:
             links[other] = other.monitor(lambda down: self.soon(self._linked_is_gone, other, down))
+
+    def take_link(self, other: Any, gone: Callable[[FlockError], Any]) -> None:
+        """Take the far half of a link, or hear that the other is gone already.
+
+        Args:
+            other: a proxy of the actor that asked for it.
+            gone: makes a `flock.monitors.Down` of why it cannot be watched.
+        """
+        try:
+            self.join_link(other)
+        except FlockError as error:
+            self._hear_of_end(gone(error))
 
     def unlink(self, other: Any) -> None:
         """End a link, on both sides."""
@@ -282,8 +311,10 @@ class Actor(pykka.ThreadingActor):
             link.cancel()
 
     def _linked_is_gone(self, other: Any, down: Any) -> None:
-        if self._links is None or self._links.pop(other, None) is None:
-            return
+        if self._links is not None and self._links.pop(other, None) is not None:
+            self._hear_of_end(down)
+
+    def _hear_of_end(self, down: Any) -> None:
         if self.traps_exits:
             self.on_exit(down)
         elif down.crashed:

@@ -46,7 +46,15 @@ class Down:
 
 
 class Monitor:
-    """One monitor that was set; `cancel` ends it. Cancelled or fired, it is over."""
+    """One monitor that was set; `cancel` ends it.
+
+    Attributes:
+        number: tells it from every other monitor of this process.
+        peer: whose actor it is set on.
+        actor: that actor's name; empty for the node itself.
+        callback: what is called.
+        is_over: it was cancelled, or has fired.
+    """
 
     def __init__(
         self,
@@ -61,6 +69,7 @@ class Monitor:
         self.peer = peer
         self.actor = actor
         self.callback = callback
+        self.is_over = False
         self._monitors = monitors
 
     def cancel(self) -> None:
@@ -121,6 +130,7 @@ class Monitors:
         with self._lock:
             monitor = self._mine.pop(number, None)
         if monitor is not None:
+            monitor.is_over = True
             monitor.peer.watched.discard(number)
         return monitor
 

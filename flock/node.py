@@ -25,7 +25,7 @@ from flock.announcer import Announcer
 from flock.calls import Calls
 from flock.directory import Directory
 from flock.dispatch import Dispatcher
-from flock.errors import NodeDownError, NodeNotFound, UsageError
+from flock.errors import BadArguments, FlockError, NodeDownError, NodeNotFound, UsageError
 from flock.failures import error_of
 from flock.lanes import lane_socket, monitor_event
 from flock.messages import (
@@ -45,8 +45,9 @@ from flock.messages import (
     WATCH,
     Chain,
 )
-from flock.monitors import Monitors
+from flock.monitors import Down, Monitors
 from flock.peers import Identity, Peers, RemotePeer
+from flock.proxy import ActorProxy, points_at
 from flock.reader import Connection, Reader
 from flock.supervisor import Supervisor
 from flock.tokens import Tokens
@@ -65,6 +66,7 @@ from registry.processes import this_process
 logger = logging.getLogger(__name__)
 
 _MAX_SOCKETS = 65_536
+_VISITOR = "visitor-"  # so begin the names of those that have none of their own
 _PROBE_WITHIN = 1.0
 _BOOTTIME = time.CLOCK_BOOTTIME
 _now = time.clock_gettime
@@ -163,7 +165,7 @@ class Node:
         self._process = this_process()
         generation = secrets.token_hex(16)
         self._is_node = name is not None
-        title = name or f"visitor-{self._process.host}-{self._process.pid}-{generation[:6]}"
+        title = name or f"{_VISITOR}{self._process.host}-{self._process.pid}-{generation[:6]}"
         public, secret = keys or (zmq.curve_keypair() if crypto else (b"", b""))
         self.identity = Identity(
             title, generation, "node" if self._is_node else "visitor", public, secret
@@ -393,16 +395,20 @@ class Node:
     def peer(self, name: str) -> Any:
         """Return the peer of a name, asking the registry only if the name is new here.
 
+        A visitor's is returned, too: by a handle its own actors can be called.
+
         Raises:
             NodeDownError: it was there before, and is not any more.
             NodeNotFound: there is no such node.
             RegistryUnavailable: it is new here, and the registry cannot be asked.
         """
-        peer = self.peers_by_name.get(name)
+        peer = self.peers_by_name.get(name) or self._visitors.get(name)
         if peer is not None and peer.state != "gone":
             return peer
         if name == self.identity.name:
             return self._local
+        if name.startswith(_VISITOR):
+            return self.anybody(name)  # not listed; known by a handle it gave away
         record = self.directory.look_again(name) if peer is not None else self.directory.find(name)
         if record is None:
             if peer is not None:
@@ -553,15 +559,21 @@ class Node:
 
     def _link(self, actor: str, other: Any) -> bool:
         """Take the far half of a link; say whether there is such an actor."""
+        node, name = _actor_of(other)
+
+        def gone(error: FlockError) -> Down:
+            return Down(node, name, f"it cannot be watched: {error}", crashed=True)
+
         instances = [
             each.actor for each in self.supervisor.instances(actor) if isinstance(each.actor, Actor)
         ]
         for instance in instances:
-            instance.soon(instance.join_link, other)
+            instance.soon(instance.take_link, other, gone)
         return bool(instances)
 
     def _unlink(self, actor: str, other: Any) -> bool:
         """Give up the far half of a link."""
+        _actor_of(other)
         for each in self.supervisor.instances(actor):
             if isinstance(each.actor, Actor):
                 each.actor.soon(each.actor.leave_link, other)
@@ -646,6 +658,18 @@ class Node:
             self._admission.close()
         self.registry.close()
         self._context.destroy(linger=int(linger * 1000))
+
+
+def _actor_of(handle: Any) -> tuple[str, str]:
+    """Return node and actor that a handle from the wire points at.
+
+    Raises:
+        BadArguments: it is none of an actor; nobody's actor shall stumble over it.
+    """
+    if not isinstance(handle, ActorProxy):
+        raise BadArguments("only actors can be linked")
+    node, name = points_at(handle) or ("", "")
+    return node, name
 
 
 def _host_and_port(listen: str | None, default_host: str) -> tuple[str, str]:

@@ -8,9 +8,14 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import logging
 import threading
 import time
 from collections.abc import Callable
+
+logger = logging.getLogger(__name__)
+
+_SWEEP_AT = 1000  # timers; fewer are not worth to be looked through
 
 
 class Timer:
@@ -39,6 +44,11 @@ class Timer:
         """True while it may still fall due."""
         return not self._is_cancelled and not self._is_over
 
+    @property
+    def is_over(self) -> bool:
+        """True once it never falls due again."""
+        return not self.is_waiting
+
     def cancel(self) -> None:
         """End it."""
         self._is_cancelled = True
@@ -59,6 +69,7 @@ class Clock:
         self._waiting: list[tuple[float, int, Timer]] = []
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
+        self._sweep_at = _SWEEP_AT
 
     def start(
         self, seconds: float, due: Callable[[Timer], None], interval: float | None = None
@@ -74,6 +85,10 @@ class Clock:
             raise ValueError("a timer wants seconds of 0 or more, and an interval above 0")
         timer = Timer(due, interval)
         with self._changed:
+            if len(self._waiting) >= self._sweep_at:
+                # What is cancelled long before it is due would be kept until then.
+                self._sweep()
+                self._sweep_at = max(_SWEEP_AT, 2 * len(self._waiting))
             entry = (time.monotonic() + seconds, next(self._numbers), timer)
             heapq.heappush(self._waiting, entry)
             if self._thread is None:
@@ -88,9 +103,13 @@ class Clock:
         for timer in timers:
             timer.cancel()
         with self._changed:
-            self._waiting = [entry for entry in self._waiting if not entry[2].is_cancelled]
-            heapq.heapify(self._waiting)
+            self._sweep()
             self._changed.notify()
+
+    def _sweep(self) -> None:
+        """Forget what was cancelled; the lock is held."""
+        self._waiting = [entry for entry in self._waiting if not entry[2].is_cancelled]
+        heapq.heapify(self._waiting)
 
     def _run(self) -> None:
         while True:
@@ -110,7 +129,11 @@ class Clock:
                     # From when it was due, not from now: a late one does not shift all others.
                     following = max(when + timer.interval, time.monotonic())
                     heapq.heappush(self._waiting, (following, next(self._numbers), timer))
-            timer.fall_due()
+            try:
+                timer.fall_due()
+            except Exception:
+                # One that fails (there is no room for a thread, say) must not end all others.
+                logger.exception("what was due could not be handed over")
 
 
 clock = Clock()

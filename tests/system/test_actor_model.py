@@ -13,12 +13,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pykka
 import pytest
 
 from flock import Actor, Flock
+from flock.calls import CallOptions
 from flock.errors import ActorDead, BadArguments, DeadlockError, UsageError
 from flock.messages import PROBE
 from flock.monitors import Down
+from flock.proxy import ActorProxy
 from flock.topics import Gap
 from flock.wire import Codec
 from tests.support import eventually
@@ -76,6 +79,9 @@ class Notebook(Actor):
         wait_for_both(meeting)
         return other.options(timeout=20).add(1, 1)
 
+    def call_other(self, other: Any, number: int) -> int:
+        return int(other.add(number, 1))
+
     def call_along(self, way: list[Any]) -> str:
         return str(way[0].call_along(way[1:])) if way else "the end"
 
@@ -88,6 +94,10 @@ class Notebook(Actor):
 
     def who(self) -> str:
         return self.actor_urn
+
+
+class Plain(pykka.ThreadingActor):
+    """An actor that knows nothing of us."""
 
 
 class Stillborn(Notebook):
@@ -251,6 +261,21 @@ def test_a_monitor_that_was_cancelled_says_nothing(pair: tuple[Flock, Flock]) ->
     assert news == []
 
 
+def test_an_actor_keeps_nothing_of_monitors_and_timers_that_are_over(
+    pair: tuple[Flock, Flock],
+) -> None:
+    here, _ = pair
+    here.supervise(Notebook, name="book")
+    [instance] = here.node.supervisor.instances("book")
+    actor: Any = instance.actor
+    for number in range(1, 11):
+        for _ in range(25):
+            actor.after(60.0, actor.add, 1, 1).cancel()
+            actor.monitor(here["there"]["nobody"], actor.saw)
+        assert eventually(lambda: len(actor.notes), 10, becomes=25 * number) == 25 * number
+    assert len(actor._belongings) < 150
+
+
 def test_a_node_that_leaves_is_told_to_who_monitors_it(registry_url: str, tmp_path: Path) -> None:
     with node("here", registry_url, tmp_path) as here:
         here.supervise(Notebook, name="book")
@@ -309,6 +334,58 @@ def test_a_link_works_both_ways_until_it_is_ended(pair: tuple[Flock, Flock]) -> 
     one.boom.defer()
     assert eventually(lambda: one.read() == [], 5, ignoring=ActorDead)
     assert two.read() == ["still here"]
+
+
+def test_an_actor_of_a_visitor_is_called_and_linked_by_its_handle(
+    registry_url: str, pair: tuple[Flock, Flock]
+) -> None:
+    here, there = pair
+    there.supervise(Survivor, name="survivor")
+    there.supervise(Notebook, name="book")
+    here["there"]["book"].note("still the first")
+    with Flock(registry=registry_url) as visitor:
+        visitor.supervise(Notebook, name="guest")
+        guest = visitor.me_or_visitor()["guest"]
+        guest.tie(visitor["there"]["survivor"])
+        guest.tie(visitor["there"]["book"])
+        assert here["there"]["book"].call_other(guest, 20) == 21
+    told = [["exit", "guest", False]]
+    assert eventually(here["there"]["survivor"].read, 5, becomes=told) == told
+    assert here["there"]["book"].read() == ["still the first"]
+
+
+def test_what_is_no_actor_is_refused_as_a_link_and_harms_nobody(pair: tuple[Flock, Flock]) -> None:
+    here, there = pair
+    there.supervise(Notebook, name="book")
+    book = here["there"]["book"]
+    book.note("still the first")
+    peer, options = here.peer("there"), CallOptions()
+    for odd in (5, None, here["here"]):
+        with pytest.raises(BadArguments, match="only actors"):
+            here.calls.call(peer, "", "link", ("book", odd), {}, options)
+    assert book.read() == ["still the first"]
+
+
+def test_a_link_to_who_is_gone_already_is_told_as_his_end(pair: tuple[Flock, Flock]) -> None:
+    here, there = pair
+    there.supervise(Survivor, name="survivor")
+    late = ActorProxy(here, "nobody-of-that-name", "guest", CallOptions())
+    peer, options = here.peer("there"), CallOptions()
+    assert here.calls.call(peer, "", "link", ("survivor", late), {}, options)
+    told = [["exit", "guest", True]]
+    assert eventually(here["there"]["survivor"].read, 5, becomes=told) == told
+
+
+def test_there_is_no_half_of_a_link(pair: tuple[Flock, Flock]) -> None:
+    here, there = pair
+    there.supervise(Plain, name="plain")
+    here.supervise(Survivor, name="survivor")
+    survivor = here["here"]["survivor"]
+    with pytest.raises(UsageError, match="cannot be linked"):
+        survivor.tie(here["there"]["plain"])
+    there.node.supervisor.remove("plain")
+    assert here["there"].ping(5)  # news of its end would be here before
+    assert survivor.read() == []
 
 
 def test_only_a_registered_actor_can_link(pair: tuple[Flock, Flock]) -> None:

@@ -1,0 +1,49 @@
+"""The clock: what is due is handed over, whatever becomes of the others."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from flock.timers import Clock, Timer
+
+
+def test_one_that_cannot_be_handed_over_ends_none_of_the_others(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    clock, done = Clock(), threading.Event()
+
+    def fail(_: Timer) -> None:
+        raise RuntimeError("can't start new thread")
+
+    clock.start(0.0, fail)
+    clock.start(0.05, lambda _: done.set())
+    assert done.wait(5)
+    assert "can't start new thread" in caplog.text
+
+
+def test_what_is_cancelled_long_before_it_is_due_is_not_kept() -> None:
+    clock = Clock()
+    kept = clock.start(3600, lambda _: None)
+    for _ in range(10_000):
+        clock.start(3600, lambda _: None).cancel()
+    assert len(clock._waiting) <= 1001
+    clock.discard([kept])
+
+
+def test_timers_fall_due_in_order_and_each_time_anew_until_they_are_cancelled() -> None:
+    clock, seen, done = Clock(), [], threading.Event()
+
+    def tick(timer: Timer) -> None:
+        seen.append("tick")
+        if seen.count("tick") == 3:
+            timer.cancel()
+            clock.start(0.0, lambda _: done.set())
+
+    clock.start(0.02, lambda _: seen.append("second"))
+    clock.start(0.0, lambda _: seen.append("first"))
+    ticking = clock.start(0.03, tick, 0.01)
+    assert done.wait(5)
+    assert seen == ["first", "second", "tick", "tick", "tick"]
+    assert ticking.is_over
