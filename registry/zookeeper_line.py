@@ -183,10 +183,10 @@ class Attempt:
 
     def _may_go_on(self) -> bool:
         """Say whether an outage is waited out: once in line until the deadline, before not long."""
-        return (
-            self._has_begun()
-            or time.monotonic() < self._began + OPERATION_TIMEOUT - _SHORTEST_TIMEOUT
-        )
+        if self._has_begun():
+            return True
+        is_early = time.monotonic() < self._began + OPERATION_TIMEOUT - _SHORTEST_TIMEOUT
+        return is_early and self._session.patience() > 0
 
     def _has_begun(self) -> bool:
         return self._was_in_line or bool(self._claimed)

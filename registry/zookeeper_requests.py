@@ -85,13 +85,22 @@ class Requests:
         guard: is told of every answer.
         url: for messages.
         timeout: seconds for everything that is asked through this object.
+        patience: returns the seconds for which a connection is worth waiting for.
     """
 
-    def __init__(self, client: Client, guard: Guard, url: str, timeout: float) -> None:
+    def __init__(
+        self,
+        client: Client,
+        guard: Guard,
+        url: str,
+        timeout: float,
+        patience: Callable[[], float],
+    ) -> None:
         self._client = client
         self._guard = guard
         self._url = url
         self._timeout = timeout
+        self._patience = patience
         self._deadline = time.monotonic() + timeout
 
     @property
@@ -339,7 +348,7 @@ class Requests:
     # --- asking
 
     def _connected(self) -> Client:
-        """Wait for a connection until the deadline.
+        """Wait for a connection until the deadline, or until the outage is known as one.
 
         Raises:
             RegistryUnavailable: there is none; nothing was sent.
@@ -347,7 +356,7 @@ class Requests:
         if not self._client.connected:
             if self._client.is_refused:
                 raise NotPermitted(f"{self._url} refuses our user or certificate")
-            if not self._client.wait_until_connected(self.remaining):
+            if not self._client.wait_until_connected(min(self.remaining, self._patience())):
                 raise RegistryUnavailable(self._url, "no connection to any server")
         return self._client
 

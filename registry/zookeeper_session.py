@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
+import time
 from collections.abc import Callable
 
 from kazoo.client import KazooState
@@ -57,6 +58,7 @@ class Session:
         self._told: Callable[[SessionState], None] = lambda _: None
         self._telling = threading.Lock()
         self._last_host = ""
+        self._cut_at: float | None = None
 
     @property
     def lock_delay(self) -> float:
@@ -81,6 +83,8 @@ class Session:
 
     def _changed(self, state: KazooState) -> None:
         """Take a change from kazoo, on its thread."""
+        # A server that ends a session is there, and a new one is about to be made.
+        self._cut_at = None if state == KazooState.CONNECTED else time.monotonic()
         if state == KazooState.LOST:
             self.guard.end()
             self._tell(SessionState.CLOSED if self._closed.is_set() else SessionState.LOST)
@@ -139,7 +143,18 @@ class Session:
             raise RegistryUnavailable(
                 self.url, "it is closed" if self._closed.is_set() else "not opened"
             )
-        return Requests(client, self.guard, self.url, timeout)
+        return Requests(client, self.guard, self.url, timeout, self.patience)
+
+    def patience(self) -> float:
+        """Return the seconds for which a connection is still waited for.
+
+        An outage is waited for once, from its begin, and not by each operation:
+        a run that touches the registry a hundred times would take minutes.
+        """
+        cut_at = self._cut_at
+        if cut_at is None:
+            return OPERATION_TIMEOUT
+        return max(0.0, cut_at + OPERATION_TIMEOUT - time.monotonic())
 
     def unwatch(self, path: str, watch: Watch) -> None:
         """Take a watch back from the server, if there is one; waits for nothing."""

@@ -658,6 +658,30 @@ def test_what_changed_while_cut_off_is_told_when_the_connection_is_back(
     assert names_changed.wait(5)
 
 
+def test_an_outage_is_waited_for_once_and_not_by_each_operation(member, behind_proxy, proxy):
+    member.create("doc", 1)
+    proxy.shut()
+    with pytest.raises(RegistryUnavailable):
+        behind_proxy.read("doc")
+
+    began = time.monotonic()
+    for _ in range(10):
+        with pytest.raises(RegistryUnavailable):
+            behind_proxy.read("doc")
+    with pytest.raises(RegistryUnavailable):
+        behind_proxy.acquire("web", OWNER, wait=60)
+    assert time.monotonic() - began < 2.0
+
+    proxy.reopen()
+    assert eventually(
+        lambda: behind_proxy.read("doc").value, within=10, ignoring=RegistryUnavailable
+    )
+    proxy.shut()
+    proxy.reopen()
+    # Another outage, which is waited for again.
+    assert behind_proxy.read("doc").value == 1
+
+
 # --- servers go ----------------------------------------------------------------
 
 
