@@ -8,7 +8,7 @@ import stat
 import pytest
 
 from flock.converge.kinds import Kinds, stock_kind_names
-from flock.converge.provider import MAX_DIFF_LINES, Kind, text_diff
+from flock.converge.provider import Kind
 from flock.converge.resource import Resource
 from flock.errors import RecipeError
 from tests.kitchens import states
@@ -106,19 +106,6 @@ def test_a_missing_directory_is_an_error_that_names_it(site):
     site.recipe("file('{here}/no/a', content='x')")
 
     assert f"the directory {site.folder}/no does not exist" in site.converge()["error"]
-
-
-def test_differences_are_shown_for_texts_only():
-    assert text_diff("a\n", "b\n", "/x") == "--- /x\n+++ /x\n@@ -1 +1 @@\n-a\n+b"
-    assert text_diff(None, "b", "/x") == "--- /dev/null\n+++ /x\n@@ -0,0 +1 @@\n+b"
-    assert text_diff("a", None, "/x") == "--- /x\n+++ /dev/null\n@@ -1 +0,0 @@\n-a"
-    assert text_diff(b"\0", "b", "/x") is None
-    assert text_diff("a", b"\xff", "/x") is None
-    assert text_diff("a", "a", "/x") is None
-    long = text_diff("", "x\n" * 1000, "/x")
-    assert long is not None
-    assert len(long.splitlines()) == MAX_DIFF_LINES + 1
-    assert long.endswith("803 more lines")
 
 
 # --- execute

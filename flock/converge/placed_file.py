@@ -15,8 +15,9 @@ from flock.converge.files import (
     stat_or_none,
     write_atomically,
 )
-from flock.converge.provider import Change, Machine, text_diff
+from flock.converge.provider import Change, Machine
 from flock.converge.resource import Resource
+from flock.converge.text_diff import text_diff
 
 MAX_DIFF_BYTES = 1024 * 1024
 """A file larger than this is replaced without showing the difference."""

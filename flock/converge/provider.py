@@ -23,7 +23,6 @@ A module of a kind ends with `KIND = Kind(File, FileProvider)`.
 
 from __future__ import annotations
 
-import difflib
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -36,9 +35,6 @@ from flock.converge.resource import R, Resource
 from flock.errors import CommandFailed
 
 log = logging.getLogger("flock.converge")
-
-MAX_DIFF_LINES = 200
-"""Lines of a text difference that are shown; a longer one is cut."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,45 +225,6 @@ class Kind(Generic[R]):
         if not isinstance(named, Iterable):
             raise TypeError(f"{action} of {self.name} must yield each Change, not return {named!r}")
         return iter(named)
-
-
-def text_diff(old: str | bytes | None, new: str | bytes | None, path: str) -> str | None:
-    """Return a unified difference, cut at `MAX_DIFF_LINES`; None if there is no text.
-
-    Args:
-        old: what is there; None for no file.
-        new: what should be there; None for no file.
-        path: what the difference is headed with.
-    """
-    before, after = _text_lines(old), _text_lines(new)
-    if before is None or after is None:
-        return None
-    lines = list(
-        difflib.unified_diff(
-            before,
-            after,
-            path if old is not None else "/dev/null",
-            path if new is not None else "/dev/null",
-            lineterm="",
-        )
-    )
-    if len(lines) > MAX_DIFF_LINES:
-        lines[MAX_DIFF_LINES:] = [f"… {len(lines) - MAX_DIFF_LINES} more lines"]
-    return "\n".join(lines) or None
-
-
-def _text_lines(content: str | bytes | None) -> list[str] | None:
-    """Split text into lines; None for what is no text."""
-    if content is None:
-        return []
-    if isinstance(content, bytes):
-        if b"\0" in content:
-            return None
-        try:
-            content = content.decode()
-        except UnicodeDecodeError:
-            return None
-    return content.splitlines()
 
 
 def _failure(command: str | Sequence[str], done: Completed) -> str:

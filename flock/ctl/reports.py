@@ -51,7 +51,7 @@ def beside_lines(report: Mapping[str, Any]) -> Iterator[str]:
 def diff_lines(event: Mapping[str, Any]) -> Iterator[str]:
     """Return the lines of the differences that an event tells, set in, fit to be printed."""
     for diff in event.get("diffs", ()):
-        yield from (f"    {printable(line)}" for line in diff.splitlines())
+        yield from (f"    {printable(line)}" for line in diff.split("\n"))
 
 
 def show_report(output: Output, report: Mapping[str, Any]) -> None:

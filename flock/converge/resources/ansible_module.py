@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from flock.converge.commands import Completed
-from flock.converge.provider import Change, Kind, Outcome, Provider, text_diff
+from flock.converge.provider import Change, Kind, Outcome, Provider
 from flock.converge.resource import Resource
+from flock.converge.text_diff import text_diff
 from flock.errors import CommandFailed
 
 _NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*\.[A-Za-z_]\w*)?")

@@ -13,7 +13,8 @@ from typing import Any, ClassVar
 
 from flock.converge.commands import Completed
 from flock.converge.engine import Engine, EngineProvider, engine_failed
-from flock.converge.provider import MAX_DIFF_LINES, Kind, Outcome
+from flock.converge.provider import Kind, Outcome
+from flock.converge.text_diff import MAX_DIFF_LINES
 
 _HEADING = re.compile(r"^(?:TASK|RUNNING HANDLER|PLAY)(?: \[(?P<name>.*)\])?\s+\*+$")
 _CHANGED = re.compile(r"^changed: \[(?P<host>[^\]]+)\](?P<item> => \(item=.*)?")

@@ -12,8 +12,9 @@ from typing import ClassVar
 
 from flock.converge.accounts import check_account_name
 from flock.converge.programs import needed_program
-from flock.converge.provider import Change, Kind, Provider, text_diff
+from flock.converge.provider import Change, Kind, Provider
 from flock.converge.resource import Resource
+from flock.converge.text_diff import text_diff
 from flock.errors import CommandFailed
 
 _MARK = "# Flock Name: "

@@ -11,7 +11,8 @@ from typing import ClassVar
 
 from flock.converge.commands import Completed
 from flock.converge.engine import Engine, EngineProvider, engine_failed
-from flock.converge.provider import MAX_DIFF_LINES, Kind, Outcome
+from flock.converge.provider import Kind, Outcome
+from flock.converge.text_diff import MAX_DIFF_LINES
 
 _EVENT = re.compile(r"^Notice: (/Stage\[.*)$")
 _DRY_EVENT = re.compile(r"current_value .*\(noop\)$|Would have triggered")

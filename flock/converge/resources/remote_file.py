@@ -22,7 +22,8 @@ from flock.converge.placed_file import (
     ownership_changes,
     removal_changes,
 )
-from flock.converge.provider import Change, Kind, Provider, text_diff
+from flock.converge.provider import Change, Kind, Provider
+from flock.converge.text_diff import text_diff
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _SCHEMES = ("http", "https", "file")
