@@ -62,6 +62,18 @@ def test_another_user_brings_its_own_groups_and_home(commands):
     assert commands.run("id -g", group="daemon").stdout == "1\n"
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may become somebody else")
+def test_another_user_is_not_told_the_password_of_the_registry(commands, monkeypatch):
+    ask = "echo $FLOCK_REGISTRY"
+    monkeypatch.setenv("FLOCK_REGISTRY", "zookeeper://flock:secret@zk1:2181/flock")
+    assert commands.run(ask, user="nobody").stdout == "\n"
+    assert "secret" in commands.run(ask, user="root").stdout
+    given = {"FLOCK_REGISTRY": "zookeeper://nobody:other@zk1:2181/flock"}
+    assert "other" in commands.run(ask, user="nobody", environment=given).stdout
+    monkeypatch.setenv("FLOCK_REGISTRY", "embedded:/srv/flock")
+    assert commands.run(ask, user="nobody").stdout == "embedded:/srv/flock\n"
+
+
 def test_what_cannot_be_started_is_an_error_that_names_it(commands, tmp_path):
     with pytest.raises(CommandFailed, match="cannot run `true`: no user 'nobody-x'"):
         commands.run("true", user="nobody-x")

@@ -62,6 +62,23 @@ def tree(site, properties=""):
     site.recipe(f"git('{{here}}/tree', repository='{{here}}/repository'{properties})")
 
 
+@pytest.mark.parametrize("user", ["fry:leela1", "leela1"])
+def test_a_password_in_the_url_is_shown_nowhere(site, repository, user):
+    url, shown = (f"http://{each}@127.0.0.1:1/x.git" for each in (user, "…"))
+    site.recipe(f"git('{{here}}/tree', repository='{url}')")
+    assert f"-- {shown} HEAD" in failure(site.converge())
+
+    tree(site)
+    site.converge()
+    site.recipe(f"git('{{here}}/tree', repository='{url}', revision='{repository.first}')")
+    assert changes(site.converge()) == [[f"let origin of {site.folder}/tree be {shown}"]]
+    site.recipe(f"git('{{here}}/other', repository='{url}', revision='{repository.first}')")
+    assert changes(site.converge(why_run=True)) == [
+        [f"check out {shown} at {repository.first[:12]} to {site.folder}/other"]
+    ]
+    assert "leela1" not in repr(site.events)
+
+
 def test_a_tree_is_made_and_left_while_nothing_changes(site, repository):
     tree(site)
 

@@ -62,6 +62,16 @@ def test_a_service_is_enabled_and_started_once(site, systemd):
     assert systemd.orders == [["enable", "app"], ["start", "app"]]
 
 
+def test_a_unit_that_is_only_linked_is_enabled_and_never_unlinked(site, systemd):
+    systemd.change(UnitFileState="linked")
+    site.recipe("service('app', action='disable')")
+    assert states(site.converge()) == ["unchanged"]
+
+    site.recipe("service('app', action='enable')")
+    assert states(site.converge()) == ["changed"]
+    assert systemd.orders == [["enable", "app"]]
+
+
 def test_a_service_is_stopped_disabled_and_masked_once(site, systemd):
     systemd.change(ActiveState="active", UnitFileState="enabled")
     site.recipe("service('app', action=['stop', 'disable', 'mask'])")

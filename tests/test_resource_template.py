@@ -91,6 +91,14 @@ def test_a_wrong_template_is_one_error_with_its_line_and_nothing_is_written(site
     assert not (site.folder / "app.conf").exists()
 
 
+def test_a_template_that_is_no_text_is_named_with_its_line(site):
+    path = template(site, "")
+    path.write_bytes(b"one\ntwo \xff\n")
+    site.recipe("template('{here}/app.conf')\n")
+
+    assert f"{path}:2: byte 0xff is no UTF-8 text" in failure(site.converge())
+
+
 def test_a_missing_variable_in_an_included_template_is_named_there(site):
     template(site, "one\n{% include 'part.j2' %}")
     part = template(site, "\n\n{{ who }}", "part.j2")

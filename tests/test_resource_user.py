@@ -81,6 +81,14 @@ def test_a_user_is_locked_and_unlocked_once(site, cleanup):
     assert states(site.converge()) == ["unchanged"]
 
 
+@pytest.mark.system_changes
+def test_a_user_with_a_password_is_made_and_locked_once(site, cleanup):
+    site.recipe(f"user('{USER}', password='{HASH}', action=['create', 'lock'])")
+    assert states(site.converge()) == ["changed", "changed"]
+    assert shadow() == f"!{HASH}"
+    assert states(site.converge()) == ["unchanged", "unchanged"]
+
+
 def test_a_why_run_names_what_it_would_do_and_does_nothing(site):
     site.recipe(
         f"user('{USER}', password='{HASH}')\nuser('{USER}', action=['modify', 'lock'])\n"

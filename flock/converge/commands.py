@@ -46,6 +46,9 @@ MAX_OUTPUT = 16 * 1024 * 1024
 SHOWN_OUTPUT = 2000
 """Characters of output that an error message shows: the last ones."""
 
+_REGISTRY = "FLOCK_REGISTRY"
+"""A variable of ours that may hold the registry's password: no other user is to read it."""
+
 _GATE = 'read -r _ && exec "$@"'
 """Waits for a line before it becomes the command: until then the reaper does not know the group.
 If we die before that, the end of the pipe makes `read` fail, and nothing runs."""
@@ -161,6 +164,8 @@ class Commands:
                 if entry.pw_uid != os.geteuid():
                     groups = os.getgrouplist(entry.pw_name, entry.pw_gid)
                     identity.update(user=entry.pw_uid, group=entry.pw_gid, extra_groups=groups)
+                    if "@" in variables.get(_REGISTRY, ""):
+                        del variables[_REGISTRY]
             if group is not None:
                 identity["group"] = int(group) if group.isdigit() else group
             variables.update(environment or {})

@@ -16,6 +16,7 @@ from flock.converge.provider import Change, Kind, Provider
 from flock.converge.resource import Resource
 from flock.errors import CommandFailed
 
+_CREDENTIALS = re.compile(r"\b((?:https?|ftps?)://)[^/@\s]+@", re.IGNORECASE)
 _COMMIT = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
 
 
@@ -90,7 +91,7 @@ class GitProvider(Provider[Git]):
         commit = self._resolve(wanted)
         if self._remote_url(wanted) != wanted.repository:
             yield Change(
-                f"let {wanted.remote} of {path} be {wanted.repository}",
+                f"let {wanted.remote} of {path} be {_public(wanted.repository)}",
                 lambda: self._set_remote(wanted),
             )
         if stands != commit or self._is_dirty(wanted):
@@ -152,7 +153,8 @@ class GitProvider(Provider[Git]):
             if reference in found:
                 return found[reference]
         raise CommandFailed(
-            f"{wanted.repository} has no branch or tag {name!r} (a commit is written in full)"
+            f"{_public(wanted.repository)} has no branch or tag {name!r}"
+            " (a commit is written in full)"
         )
 
     def _remote_url(self, wanted: Git) -> str:
@@ -173,12 +175,12 @@ class GitProvider(Provider[Git]):
             raise FileNotFoundError(f"the directory {path.parent} does not exist")
         verb = "check out" if keep_history else "export"
         if needed_program(self.machine, "git", "apt-get install git") is None:
-            text = f"{verb} {wanted.repository} at {wanted.revision} to {path}"
+            text = f"{verb} {_public(wanted.repository)} at {wanted.revision} to {path}"
             yield Change(text, lambda: None)
             return
         commit = self._resolve(wanted)
         yield Change(
-            f"{verb} {wanted.repository} at {commit[:12]} to {path}",
+            f"{verb} {_public(wanted.repository)} at {commit[:12]} to {path}",
             lambda: self._clone(wanted, path, commit, keep_history=keep_history),
         )
 
@@ -239,22 +241,30 @@ class GitProvider(Provider[Git]):
         """Run git in the tree, or at a place, and return what it wrote."""
         program = needed_program(self.machine, "git", "apt-get install git")
         assert program is not None
-        done = self.machine.run(
-            [program, *arguments],
-            returns=returns,
-            cwd=at or wanted.destination,
-            user=wanted.user,
-            group=wanted.group,
-            environment={
-                # Nobody is there to type a password.
-                "GIT_TERMINAL_PROMPT": "0",
-                "GIT_SSH_COMMAND": "ssh -o BatchMode=yes",
-                "LC_ALL": "C",
-                **(wanted.environment or {}),
-            },
-            timeout=wanted.timeout,
-        )
+        try:
+            done = self.machine.run(
+                [program, *arguments],
+                returns=returns,
+                cwd=at or wanted.destination,
+                user=wanted.user,
+                group=wanted.group,
+                environment={
+                    # Nobody is there to type a password.
+                    "GIT_TERMINAL_PROMPT": "0",
+                    "GIT_SSH_COMMAND": "ssh -o BatchMode=yes",
+                    "LC_ALL": "C",
+                    **(wanted.environment or {}),
+                },
+                timeout=wanted.timeout,
+            )
+        except CommandFailed as error:
+            raise CommandFailed(_public(str(error))) from None
         return done.stdout
+
+
+def _public(text: str) -> str:
+    """Return text in which no URL says who asks, and with which password or token."""
+    return _CREDENTIALS.sub(r"\1…@", text)
 
 
 def _is_vacant(path: Path) -> bool:

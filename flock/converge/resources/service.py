@@ -14,11 +14,22 @@ from flock.errors import CommandFailed
 
 _NAME = re.compile(r"[A-Za-z0-9:_.@\\][A-Za-z0-9:_.@\\-]*")
 
-_ENABLED = ("enabled", "enabled-runtime", "static", "indirect", "generated", "alias", "linked")
+_ENABLED = ("enabled", "enabled-runtime", "static", "indirect", "generated", "alias")
 """States of a unit file in which `enable` has nothing more to do."""
 
-_DISABLED = ("disabled", "static", "indirect", "generated", "masked", "masked-runtime", "transient")
-"""States of a unit file in which `disable` has nothing more to do."""
+_DISABLED = (
+    "disabled",
+    "static",
+    "indirect",
+    "generated",
+    "masked",
+    "masked-runtime",
+    "transient",
+    "linked",
+    "linked-runtime",
+)
+"""States of a unit file in which `disable` has nothing more to do: of one that is only linked
+it would take away the link, and with it the unit."""
 
 _RUNNING = ("active", "activating", "reloading")
 

@@ -109,7 +109,7 @@ class _Templates(jinja2.BaseLoader):
         path = self._files.path(self._cookbook, _FOLDER, template)
         state = _state(path)
         self._paths.add(str(path))
-        return path.read_text(encoding="utf-8"), str(path), lambda: _state(path) == state
+        return _text_of(path), str(path), lambda: _state(path) == state
 
     def render(self, source: str, variables: Mapping[str, Any]) -> str:
         """Return what a template says.
@@ -120,6 +120,8 @@ class _Templates(jinja2.BaseLoader):
         try:
             return self._environment.get_template(source).render(variables)
         except RecipeError as error:
+            if error.where:
+                raise
             # Raised by ourselves, for a template that another one includes.
             raise RecipeError(str(error), self._place(error)) from None
         except jinja2.TemplateSyntaxError as error:
@@ -143,6 +145,21 @@ class _Templates(jinja2.BaseLoader):
 def _templates(files: Hashable, cookbook: str) -> _Templates:
     """Return the templates of a cookbook; each is compiled when it is first used."""
     return _Templates(cast(CookbookFiles, files), cookbook)
+
+
+def _text_of(path: Path) -> str:
+    """Return a template's text.
+
+    Raises:
+        RecipeError: it is none; with its file and line.
+    """
+    content = path.read_bytes()
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        text = f"byte 0x{content[error.start]:02x} is no UTF-8 text"
+        raise RecipeError(text, f"{path}:{line}") from None
 
 
 def _state(path: Path) -> tuple[int, int, int] | None:

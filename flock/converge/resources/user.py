@@ -135,7 +135,7 @@ class UserProvider(Provider[User]):
             if flags:
                 text = f"{', '.join(texts)} of user {name}"
                 yield order(self.machine, text, "usermod", *flags, "--", name)
-        if wanted.password is not None and self._password_hash(name) != wanted.password:
+        if wanted.password is not None and not self._has_password(wanted):
             line = f"{name}:{wanted.password}\n"
             yield order(
                 self.machine, f"set password of user {name}", "chpasswd", "--encrypted", stdin=line
@@ -149,6 +149,13 @@ class UserProvider(Provider[User]):
         """
         if _found(wanted.username) is None and not self.machine.why_run:
             raise LookupError(f"no user {wanted.username!r} on this machine")
+
+    def _has_password(self, wanted: User) -> bool:
+        """Say whether a user has the wanted password; it may be locked if that is wanted, too."""
+        right = [wanted.password]
+        if "lock" in wanted.wanted_actions:
+            right.append(f"!{wanted.password}")
+        return self._password_hash(wanted.username) in right
 
     def _password_hash(self, name: str) -> str | None:
         """Return a user's password as it stands; None if that is not to be known."""
