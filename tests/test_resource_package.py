@@ -145,6 +145,24 @@ def test_a_package_that_is_there_is_not_touched(site):
 
 
 @needs_apt
+def test_a_name_that_an_installed_package_provides_is_there(site):
+    fields = subprocess.run(
+        ["dpkg-query", "--show", "--showformat", "${Provides}", "perl-base"],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    name = next(each for each in fields.split(", ") if each.startswith("perlapi-"))
+    site.recipe(f"""
+        package('{name}', action=['install', 'upgrade'])
+        package('{name}', version='1.0')
+    """)
+
+    # A version is that of a package of this name, which nobody has.
+    assert changes(site.converge(why_run=True)) == [[], [], [f"install {name} 1.0"]]
+
+
+@needs_apt
 def test_a_why_run_installs_nothing(site):
     site.recipe("""
         package('flock-nobody-has-this', version='1.0')

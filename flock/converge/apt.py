@@ -30,6 +30,22 @@ class Apt(PackageManager):
             name: version for name, state, version in self._states(names) if state == "installed"
         }
 
+    def providers(self, names: Collection[str]) -> dict[str, set[str]]:
+        """Return what is installed in place of those names that no package has for its own."""
+        own = {name for name, _, candidate in self._policies(names) if candidate != "(none)"}
+        virtual = set(names) - own
+        found: dict[str, set[str]] = {}
+        if not virtual:
+            return found
+        form = "${db:Status-Status}\t${Package}\t${Provides}\n"
+        for line in self._run("dpkg-query", "--show", "--showformat", form).stdout.splitlines():
+            status, package, provided = line.split("\t")
+            # `name (= version), other`
+            for name in (each.strip().partition(" ")[0] for each in provided.split(",")):
+                if status == "installed" and name in virtual:
+                    found.setdefault(name, set()).add(package)
+        return found
+
     def outdated(self, names: Collection[str]) -> set[str]:
         """Return those installed packages whose candidate is another version."""
         return {

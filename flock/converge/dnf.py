@@ -31,6 +31,10 @@ class Dnf(PackageManager):
                 found[name] = done.stdout.split()[-1]
         return found
 
+    def providers(self, names: Collection[str]) -> dict[str, set[str]]:  # noqa: ARG002
+        """Return nothing: rpm cannot say which of the names some package has for its own."""
+        return {}
+
     def outdated(self, names: Collection[str]) -> set[str]:
         """Return those installed packages for which there is a newer version."""
         if not names:

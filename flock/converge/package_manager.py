@@ -29,6 +29,14 @@ class PackageManager(ABC):
         """Return the versions of those packages that are installed."""
 
     @abstractmethod
+    def providers(self, names: Collection[str]) -> dict[str, set[str]]:
+        """Return what is installed in place of those names that no package has for its own.
+
+        Such names are those of old packages, or of what several can do. What is
+        not there in any way, or cannot be told, is left out.
+        """
+
+    @abstractmethod
     def outdated(self, names: Collection[str]) -> set[str]:
         """Return those installed packages for which there is another version to upgrade to."""
 

@@ -71,7 +71,7 @@ def _text_lines(content: str | bytes | None) -> list[str] | None:
 
 def _ends_line(content: str | bytes | None) -> bool:
     """Say whether a text ends with the end of a line."""
-    return bool(content) and content[-1:] in ("\n", b"\n")
+    return content is not None and content[-1:] in ("\n", b"\n")
 
 
 def _first_steps(before: Sequence[str], after: Sequence[str]) -> tuple[list[_Step], bool]:

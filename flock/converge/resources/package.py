@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import ClassVar, Literal
@@ -24,6 +24,9 @@ _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+~:_^*-]*")
 @dataclass
 class Package(Resource):
     """One package or several, in one step.
+
+    A name that no package has for its own is installed with what provides it
+    (with apt).
 
     Attributes:
         package_name: one or several; the resource's name by default.
@@ -90,6 +93,8 @@ class PackageProvider(Provider[Package]):
             for name, version in wanted.wanted_versions.items()
             if not _is_right(installed.get(name), version)
         }
+        for name in _providers(manager, needed):
+            del needed[name]
         yield from self._install(manager, needed, "install")
 
     def upgrade(self, wanted: Package) -> Iterator[Change]:
@@ -100,11 +105,21 @@ class PackageProvider(Provider[Package]):
             return
         names = list(wanted.wanted_versions)
         installed = manager.installed(names)
-        outdated = manager.outdated([name for name in names if name in installed])
+        missing = {
+            name: version
+            for name, version in wanted.wanted_versions.items()
+            if not _is_right(installed.get(name), version)
+        }
+        # What is there under a name of its own, or for the sake of another name.
+        there = {name: {name} for name in names if name in installed}
+        there |= _providers(manager, missing)
+        outdated = manager.outdated(sorted(set().union(*there.values())))
         needed = {
             name: version
             for name, version in wanted.wanted_versions.items()
-            if not _is_right(installed.get(name), version) or (version is None and name in outdated)
+            if (name in missing and name not in there)
+            or (name in missing and version is not None)
+            or (version is None and not outdated.isdisjoint(there.get(name, ())))
         }
         yield from self._install(manager, needed, "upgrade")
 
@@ -165,6 +180,11 @@ def _manager(wanted: Package, machine: Machine) -> PackageManager:
         if wanted.manager == name or (wanted.manager is None and find_program(program)):
             return manager(machine, wanted.options, wanted.timeout)
     raise CommandFailed("packages cannot be managed here: neither apt-get nor dnf is installed")
+
+
+def _providers(manager: PackageManager, missing: Mapping[str, str | None]) -> dict[str, set[str]]:
+    """Return what is there in place of packages that are wanted in any version and are not."""
+    return manager.providers([name for name, version in missing.items() if version is None])
 
 
 def _is_right(installed: str | None, wanted: str | None) -> bool:
