@@ -982,6 +982,27 @@ def test_its_owner_takes_a_kept_slot_past_who_waits_and_frees_it_by_a_release(
     assert waiter.result(SEEN).held
 
 
+def test_who_was_passed_by_the_owner_of_a_kept_slot_gets_a_larger_token(
+    registry, new_member, threads
+):
+    registry.acquire("web", OWNER, keep=True).abandon()
+    waiters = []
+    for count in (1, 2):
+        waiters.append(threads.submit(new_member().acquire, "web", OTHER, wait=30.0))
+        line_of(registry, "web", count)
+    again = registry.acquire("web", OWNER, wait=5.0)
+    tokens = [again.token]
+    again.release()
+    for waiter in waiters:
+        lock = waiter.result(SEEN)
+        assert [holder.token for holder in registry.lock_status("web").holders] == [lock.token]
+        tokens.append(lock.token)
+        assert registry.write("by", lock.token, under=lock)
+        lock.release()
+        assert lock.state() is LockState.RELEASED
+    assert tokens == sorted(set(tokens))
+
+
 def test_a_slot_stays_kept_when_its_process_was_killed(registry, process, second, death_seen):
     process.do("acquire", lockid="web", keep=True, owner="bender0")
     process.kill()
