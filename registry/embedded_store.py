@@ -341,10 +341,10 @@ class Store:
 
     def _layout(self, connection: sqlite3.Connection) -> int:
         """Return the layout's number, 0 for an empty database."""
+        # The tables first: they come together with the number, perhaps while we look.
+        tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
         layout = int(connection.execute("PRAGMA user_version").fetchone()[0])
-        if layout == 0:
-            if connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-                raise WrongRegistry(f"{self._folder.url}: registry.sqlite is not a registry")
+        if layout == 0 and not tables:
             return 0
         if connection.execute("PRAGMA application_id").fetchone()[0] != _APPLICATION_ID:
             raise WrongRegistry(f"{self._folder.url}: registry.sqlite is not a registry")

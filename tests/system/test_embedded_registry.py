@@ -316,6 +316,27 @@ def test_many_may_open_a_new_folder_at_once(embedded_url):
     assert len(set(ids)) == 1
 
 
+def test_a_folder_that_another_lays_out_while_we_look_is_a_registry(embedded_url, monkeypatch):
+    class Slow(sqlite3.Connection):
+        """Lets another lay the tables out between our first question and our second."""
+
+        asked = 0
+
+        def execute(self, statement, *values):
+            Slow.asked += 1
+            if Slow.asked == 2:
+                with contextlib.closing(new_registry(embedded_url)) as other:
+                    other.open()
+            return super().execute(statement, *values)
+
+    connect = sqlite3.connect
+    monkeypatch.setattr(sqlite3, "connect", lambda *a, **b: connect(*a, **b, factory=Slow))
+    with contextlib.closing(new_registry(embedded_url)) as registry:
+        registry.open()
+        assert Slow.asked > 2
+        assert registry.node_names() == []
+
+
 def test_a_writer_that_is_stopped_blocks_writes_for_three_seconds_and_no_reads(registry, folder):
     registry.write("a", 1)
     with somebody_writing(folder):
