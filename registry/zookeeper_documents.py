@@ -99,6 +99,8 @@ class Documents:
             except Refused as refusal:
                 if refusal.step < len(fence):
                     raise
+                if isinstance(refusal.error, NoNodeError) and requests.exists(self._top) is None:
+                    raise requests.folders_gone(refusal) from refusal.error
                 time.sleep(random.uniform(0.0, 0.01))  # noqa: S311 - no secret
                 continue  # somebody was quicker: look again
             return standing + 1

@@ -88,7 +88,7 @@ class Keys:
             steps.commit()
         except Refused as refusal:
             if not isinstance(refusal.error, NodeExistsError):
-                raise
+                raise requests.folders_gone(refusal) from refusal.error
         else:
             return True
 

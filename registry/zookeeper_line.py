@@ -273,11 +273,8 @@ class Attempt:
             if not error.may_have_happened or not requests.remaining:
                 raise
         except Refused as refusal:
-            if isinstance(refusal.error, NodeExistsError):
-                return
-            raise RegistryUnavailable(
-                self._session.url, f"no place for locks ({refusal})"
-            ) from None
+            if not isinstance(refusal.error, NodeExistsError):
+                raise requests.folders_gone(refusal) from refusal.error
 
     def _find_entry(self, requests: Requests) -> tuple[str, ZnodeStat] | None:
         """Return our entry in the line and its stat, if it stands."""
@@ -429,8 +426,10 @@ class Attempt:
         self._is_first = False  # done, refused, or unknown: where we stand is read anew
         try:
             stat: ZnodeStat = requests.results(sent)[shot.granted]
-        except Refused:
+        except Refused as refusal:
             self._claimed = claimed_before
+            if shot.slots.version is None and isinstance(refusal.error, NoNodeError):
+                raise requests.folders_gone(refusal) from refusal.error
             self._woken.set()  # something changed under our hands: look again
             return None
         lock = self._lock_if_ours(shot.number, self._claim, stat)

@@ -243,9 +243,7 @@ class Presences:
             steps.commit()
         except Refused as refusal:
             if not isinstance(refusal.error, NodeExistsError):
-                raise RegistryUnavailable(
-                    self._session.url, f"its folders are not there ({refusal})"
-                ) from refusal.error
+                raise requests.folders_gone(refusal) from refusal.error
             return False
         return True
 

@@ -37,8 +37,9 @@ _log = logging.getLogger(__name__)
 
 _MARK = re.compile(r"[0-9a-f]{40}")
 
-_DROPPED_AT_ONCE = 250
-"""Entries in one transaction of `drop`: a request must stay well below 1 MiB."""
+_DROPPED_AT_ONCE = 100
+"""Entries in one transaction of `drop`: a request must stay below 1 MiB, also if it names a queue
+of `MAX_NAME_BYTES` that often."""
 
 
 class Queues:
@@ -108,11 +109,8 @@ class Queues:
             if not error.may_have_happened or not requests.remaining:
                 raise
         except Refused as refusal:
-            if isinstance(refusal.error, NoNodeError):
-                requests.ensure(self._queues)
-                requests.ensure(self._marks)
-            elif not isinstance(refusal.error, NodeExistsError):
-                raise
+            if not isinstance(refusal.error, NodeExistsError):
+                raise requests.folders_gone(refusal) from refusal.error
 
     def entries(self, queue: str, limit: int) -> list[QueueEntry]:
         """Return the first entries; see `Registry.entries`."""

@@ -345,6 +345,10 @@ class Requests:
         """Return an empty list of steps (for `Transaction`)."""
         return TransactionRequest(self._client)
 
+    def folders_gone(self, refusal: Refused) -> RegistryUnavailable:
+        """Make the error that says that somebody removed what was laid out at the opening."""
+        return RegistryUnavailable(self._url, f"its folders were removed ({refusal})")
+
     # --- asking
 
     def _connected(self) -> Client:

@@ -983,6 +983,27 @@ def test_what_is_no_registry_of_ours_is_refused(plain_client, zookeeper_url):
         registry.open()
 
 
+def test_a_root_that_was_removed_is_said_until_somebody_joins_anew(
+    member, new_member, plain_client, zookeeper_url
+):
+    root = zookeeper_url.rpartition("/")[2]
+    plain_client.delete(f"/{root}", recursive=True)
+    for write in (
+        lambda: member.write("a", 1),
+        lambda: member.write("a/b", 1, version=0),
+        lambda: member.append("q", 1),
+        lambda: member.enter_key(KeyRecord(KEY, "bender0", "node", False, "g1")),
+        lambda: member.enter_key(KeyRecord(KEY, "bender0", "node", True, "g1")),
+        lambda: member.announce(presence_record("bender0")),
+        lambda: member.acquire("web", OWNER, wait=0.2),
+    ):
+        with pytest.raises(RegistryUnavailable, match="its folders were removed"):
+            write()
+    new_member(zookeeper_url)
+    assert member.write("a", 1) == 1
+    assert member.acquire("web", OWNER).held
+
+
 def test_what_is_too_large_is_refused_here_and_the_session_does_not_flap(member):
     states = states_of(member)
     noise = random.Random(1).randbytes(600_000)
