@@ -14,9 +14,9 @@ All methods may be called from any thread except where noted. Callbacks run on
 a thread of the registry, one at a time; they may call the registry, and must
 not block for long.
 
-Names of locks, documents and queues are any text. A document path is text
-with `/` between its parts; each part is quoted by the backend, so that no
-part can reach outside its place.
+Names of locks, documents and queues are any text that is not over its limit.
+A document path is text with `/` between its parts; each part is quoted by the
+backend, so that no part can reach outside its place.
 """
 
 from __future__ import annotations
@@ -34,6 +34,15 @@ MAX_RECORD_BYTES = 64 * 1024
 
 MAX_DOCUMENT_BYTES = 512 * 1024
 """Largest document, in encoded and compressed bytes."""
+
+MAX_NAME_BYTES = 8 * 1024
+"""Longest name of a lock, a queue or a node, and longest document path, in quoted bytes."""
+
+MAX_PATH_PARTS = 32
+"""Parts that a document path has at most."""
+
+MAX_OWNER_BYTES = 8 * 1024
+"""Largest `LockOwner`, in encoded bytes."""
 
 MAX_QUEUE_LENGTH = 10_000
 """Entries that a queue holds before `append` is refused."""
@@ -103,7 +112,7 @@ class NameTaken(RegistryError):
 
 
 class DocumentTooLarge(RegistryError, ValueError):
-    """A record, document or queue entry is over its limit; nothing was sent."""
+    """A record, document, queue entry or name is over its limit; nothing was sent."""
 
     def __init__(self, what: str, size: int, limit: int) -> None:
         super().__init__(f"{what} has {size} bytes, the limit is {limit}")
@@ -185,12 +194,26 @@ def path_parts(path: str) -> tuple[str, ...]:
     """Split a document path into its parts; both backends accept exactly the same paths.
 
     Raises:
-        RecordInvalid: the path or one of its parts is empty.
+        RecordInvalid: the path or one of its parts is empty, or it has too many.
     """
     parts = tuple(path.split("/"))
     if not all(parts):
         raise RecordInvalid(f"document path {path!r:.200}", "it has an empty part")
+    if len(parts) > MAX_PATH_PARTS:
+        raise RecordInvalid(
+            f"document path {path!r:.200}", f"it has {len(parts)} parts, at most {MAX_PATH_PARTS}"
+        )
     return parts
+
+
+def check_slots(lockid: str, slots: int) -> None:
+    """Refuse a number of slots that no lock has.
+
+    Raises:
+        ValueError: less than one, or more than a registry can count.
+    """
+    if not 1 <= slots < 2**31:
+        raise ValueError(f"lock {lockid!r}: slots must be at least 1, not {slots}")
 
 
 # --- what is held ------------------------------------------------------------
@@ -605,7 +628,8 @@ class Registry(ABC):
 
         Raises:
             VersionConflict: another version stands.
-            LockLost: the slot of `under` is gone; nothing was written.
+            LockLost: the slot of `under` is gone, or it was not got from this
+                object; nothing was written.
             DocumentTooLarge: nothing was sent.
         """
 
@@ -651,7 +675,7 @@ class Registry(ABC):
 
     @abstractmethod
     def entries(self, queue: str, *, limit: int = 1000) -> list[QueueEntry]:
-        """Return the first entries in order."""
+        """Return the first entries in order, without unreadable ones."""
 
     @abstractmethod
     def queue_length(self, queue: str) -> int:
@@ -723,6 +747,7 @@ class Registry(ABC):
             LockCancelled: `cancelled` was set.
             RegistryUnavailable: it could not be asked, or was closed
                 meanwhile; nothing is granted.
+            DocumentTooLarge: the texts of `owner` are too long.
             ValueError: less than one slot.
         """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import sqlite3
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -18,12 +19,13 @@ from registry.contract import (
     QueueFull,
     RecordInvalid,
     VersionConflict,
-    path_parts,
 )
 from registry.embedded_lock import EmbeddedLocks
 from registry.embedded_store import Store, Transaction
 from registry.embedded_watcher import Watcher
-from registry.records import decode, encode, quote, unquote
+from registry.records import decode, encode, fingerprint, quote, quote_path, unquote
+
+_log = logging.getLogger(__name__)
 
 _BELOW, _PAST_BELOW = "/", "0"
 """All paths below `p` sort from `p/` to before `p0`, since `0` follows `/`."""
@@ -48,14 +50,14 @@ class EmbeddedDocuments:
     def read(self, path: str) -> Document | None:
         """Return a document, None if absent."""
         row = self._store.row(
-            "SELECT version, value FROM documents WHERE path = ?", (_quoted(path),)
+            "SELECT version, value FROM documents WHERE path = ?", (quote_path(path),)
         )
         return None if row is None else Document(path, decode(row[1], f"document {path!r}"), row[0])
 
     def read_many(self, paths: Sequence[str]) -> list[Document | None]:
         """Return documents; see the contract."""
         found: dict[str, Document] = {}
-        by_quoted = {_quoted(path): path for path in paths}
+        by_quoted = {quote_path(path): path for path in paths}
         quoted = list(by_quoted)
         for start in range(0, len(quoted), _AT_ONCE):
             some = quoted[start : start + _AT_ONCE]
@@ -72,7 +74,7 @@ class EmbeddedDocuments:
 
     def write(self, path: str, value: Any, version: int | None, under: Lock | None) -> int:
         """Write a document and return its new version; see the contract."""
-        quoted = _quoted(path)
+        quoted = quote_path(path)
         stored = encode(value, f"document {path!r}", MAX_DOCUMENT_BYTES)
         with self._store.write(durable=True) as transaction:
             if under is not None:
@@ -88,7 +90,7 @@ class EmbeddedDocuments:
 
     def delete(self, path: str, version: int | None) -> bool:
         """Delete a document; see the contract."""
-        quoted = _quoted(path)
+        quoted = quote_path(path)
         with self._store.write(durable=True) as transaction:
             found = self._version(transaction, path, quoted, version)
             if found:
@@ -107,8 +109,8 @@ class EmbeddedDocuments:
 
     def children(self, path: str) -> list[str]:
         """Return the names one level below `path`, sorted."""
-        start = _quoted(path) + _BELOW if path else ""
-        end = _quoted(path) + _PAST_BELOW if path else "\x7f"
+        start = quote_path(path) + _BELOW if path else ""
+        end = quote_path(path) + _PAST_BELOW if path else "\x7f"
         names: set[str] = set()
         position = start
         while True:
@@ -125,15 +127,11 @@ class EmbeddedDocuments:
 
     def watch(self, path: str, changed: Callable[[], None]) -> Cancel:
         """Call `changed` after the document came, changed or went."""
-        return self._watcher.watch(f"document/{_quoted(path)}", changed)
+        return self._watcher.watch(f"document/{quote_path(path)}", changed)
 
     def watch_children(self, path: str, changed: Callable[[], None]) -> Cancel:
         """Call `changed` after a name one level below `path` came or went."""
-        return self._watcher.watch(f"children/{_quoted(path) if path else ''}", changed)
-
-
-def _quoted(path: str) -> str:
-    return "/".join(quote(part) for part in path_parts(path))
+        return self._watcher.watch(f"children/{quote_path(path) if path else ''}", changed)
 
 
 def _came_or_went(transaction: Transaction, path: str) -> list[str]:
@@ -178,7 +176,7 @@ class EmbeddedQueues:
         """Append an entry and return its id; see the contract."""
         quoted = quote(queue)
         stored = encode(value, f"entry of queue {queue!r}", MAX_RECORD_BYTES)
-        once = None if dedup_id is None else quote(dedup_id)
+        once = None if dedup_id is None else fingerprint(dedup_id)
         with self._store.write(durable=True) as transaction:
             try:
                 number = transaction.execute(
@@ -201,9 +199,15 @@ class EmbeddedQueues:
         """Return the first entries in order."""
         rows = self._store.rows(
             "SELECT id, value FROM entries WHERE queue = ? ORDER BY id LIMIT ?",
-            (quote(queue), limit),
+            (quote(queue), min(max(0, limit), contract.MAX_QUEUE_LENGTH)),
         )
-        return [QueueEntry(row[0], decode(row[1], f"entry of queue {queue!r}")) for row in rows]
+        entries = []
+        for entry_id, stored in rows:
+            try:
+                entries.append(QueueEntry(entry_id, decode(stored)))
+            except RecordInvalid as error:
+                _log.warning("queue %r, entry %d: %s", queue, entry_id, error)
+        return entries
 
     def length(self, queue: str) -> int:
         """Return the number of entries."""

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from registry.contract import (
-    MAX_RECORD_BYTES,
+    MAX_OWNER_BYTES,
     Cancel,
     Holder,
     Lock,
@@ -29,6 +29,7 @@ from registry.contract import (
     LockTimeout,
     RegistryError,
     SessionState,
+    check_slots,
 )
 from registry.embedded_folder import Folder
 from registry.embedded_line import (
@@ -55,6 +56,7 @@ Leave = Callable[[Transaction, Folder, int, str], object]
 """How a ticket ends: `leave` or `abandon`."""
 
 _TICKET = f"{TICKETS} WHERE id = ?"
+_HELD = "SELECT 1 FROM tickets WHERE id = ? AND session = ? AND slot IS NOT NULL"
 
 _CANCEL_PAUSE = 0.2
 """Seconds between two looks at a wait's `cancelled` event."""
@@ -78,10 +80,13 @@ class EmbeddedLock(Lock):
         self.token = ticket.token
         self.ticket = ticket.id
         self.session = ticket.session
-        self.registry_id = locks.registry_id
         self._locks = locks
         self._released = False
         self._lost = False
+
+    def is_from(self, locks: EmbeddedLocks) -> bool:
+        """Say whether it was got there."""
+        return self._locks is locks
 
     def state(self) -> LockState:
         """Read whether the slot is ours; DOUBTFUL if the registry cannot be read."""
@@ -141,11 +146,6 @@ class EmbeddedLocks:
         self._left: set[tuple[int, str, Leave]] = set()
 
     @property
-    def registry_id(self) -> str:
-        """The registry whose locks these are."""
-        return self._store.registry_id
-
-    @property
     def is_over(self) -> bool:
         """True once the registry was closed, or this is a forked child of its process."""
         return self._over
@@ -181,11 +181,10 @@ class EmbeddedLocks:
         cancelled: threading.Event | None,
     ) -> Lock:
         """Stand in line and take a slot; see the contract."""
-        if slots < 1:
-            raise ValueError(f"lock {lockid!r}: slots must be at least 1, not {slots}")
+        check_slots(lockid, slots)
         began = time.monotonic()
         deadline = None if wait is None else began + wait
-        stored = encode(to_plain(owner), f"owner of lock {lockid!r}", MAX_RECORD_BYTES)
+        stored = encode(to_plain(owner), f"owner of lock {lockid!r}", MAX_OWNER_BYTES)
         lock = quote(lockid)
         granted = threading.Event()
         cancel_watch: Cancel | None = None
@@ -247,8 +246,8 @@ class EmbeddedLocks:
             if left is not None and left <= 0:
                 return self._take_or_leave(lockid, number, session, began)
             look_again = None if cancelled is None else _CANCEL_PAUSE
-            pauses = [pause for pause in (left, look_again) if pause is not None]
-            if granted.wait(min(pauses, default=None)):
+            pauses = (left, look_again, threading.TIMEOUT_MAX)
+            if granted.wait(min(pause for pause in pauses if pause is not None)):
                 granted.clear()
                 rows = self._store.rows(_TICKET, (number,))
                 if not rows:
@@ -298,11 +297,7 @@ class EmbeddedLocks:
 
     def stands(self, lock: EmbeddedLock) -> bool:
         """Read whether a lock's slot is still that session's."""
-        row = self._store.row(
-            "SELECT 1 FROM tickets WHERE id = ? AND session = ? AND slot IS NOT NULL",
-            (lock.ticket, lock.session),
-        )
-        return row is not None
+        return self._store.row(_HELD, (lock.ticket, lock.session)) is not None
 
     def check_fence(self, transaction: Transaction, lock: Lock) -> None:
         """Refuse a write under a lock whose slot is gone, in the write's own transaction.
@@ -310,13 +305,9 @@ class EmbeddedLocks:
         Raises:
             LockLost: the slot is not that lock's any more.
         """
-        if not isinstance(lock, EmbeddedLock) or lock.registry_id != self.registry_id:
-            raise LockLost(lock.lockid, "it belongs to another registry, and fences nothing here")
-        row = transaction.row(
-            "SELECT 1 FROM tickets WHERE id = ? AND session = ? AND slot IS NOT NULL",
-            (lock.ticket, lock.session),
-        )
-        if row is None:
+        if not isinstance(lock, EmbeddedLock) or not lock.is_from(self):
+            raise LockLost(lock.lockid, "it was not got here, and fences nothing")
+        if transaction.row(_HELD, (lock.ticket, lock.session)) is None:
             raise LockLost(lock.lockid, f"slot {lock.slot} is not ours any more; nothing written")
 
     def status(self, lockid: str, *, with_waiting: bool = True) -> LockStatus:

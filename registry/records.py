@@ -23,7 +23,7 @@ from urllib.parse import unquote_to_bytes
 
 import msgpack
 
-from registry.contract import DocumentTooLarge, RecordInvalid
+from registry.contract import MAX_NAME_BYTES, DocumentTooLarge, RecordInvalid, path_parts
 
 MAX_NESTING = 32
 """Lists and dicts inside one another, in a value that is stored or read."""
@@ -160,7 +160,32 @@ def quote(name: str) -> str:
     """Turn any text into one path part: letters, digits, `_`, `-`, `.` and `%` only.
 
     Never empty, never beginning with a dot; `unquote` gives the text back.
+
+    Raises:
+        DocumentTooLarge: the part is over `MAX_NAME_BYTES`. A request to
+            ZooKeeper names some places many times, and one that is too large
+            breaks the connection of everybody in this process.
     """
+    return _checked(name, _quoted(name))
+
+
+def quote_path(path: str) -> str:
+    """Turn a document path into the same of quoted parts.
+
+    Raises:
+        RecordInvalid: it has an empty part, or too many.
+        DocumentTooLarge: it is over `MAX_NAME_BYTES`.
+    """
+    return _checked(path, "/".join(_quoted(part) for part in path_parts(path)))
+
+
+def _checked(name: str, quoted: str) -> str:
+    if len(quoted) > MAX_NAME_BYTES:
+        raise DocumentTooLarge(f"the name {name!r:.60}", len(quoted), MAX_NAME_BYTES)
+    return quoted
+
+
+def _quoted(name: str) -> str:
     if not name:
         return _EMPTY
     if name[0] != "." and _SAFE.issuperset(name):
@@ -184,7 +209,7 @@ def unquote(part: str) -> str:
         name = unquote_to_bytes(part).decode("utf-8", "surrogatepass")
     except UnicodeDecodeError:
         raise RecordInvalid(f"path part {part!r:.80}", "not text") from None
-    if quote(name) != part:
+    if _quoted(name) != part:
         raise RecordInvalid(f"path part {part!r:.80}", "not quoted by us")
     return name
 

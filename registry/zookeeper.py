@@ -32,7 +32,6 @@ from registry.contract import (
     Holder,
     KeyRecord,
     Lock,
-    LockError,
     LockLost,
     LockOwner,
     LockState,
@@ -325,7 +324,7 @@ class ZooKeeperRegistry(Registry):
         if under is None:
             return self._documents.write(path, value, version)
         if not isinstance(under, ZooKeeperLock) or not under.is_kept_by(self._locks):
-            raise LockError(under.lockid, "it is of another registry, and fences nothing here")
+            raise LockLost(under.lockid, "it was not got here, and fences nothing")
         if under.state() in {LockState.LOST, LockState.RELEASED}:
             raise LockLost(under.lockid, "it is not held any more; nothing was written")
         try:

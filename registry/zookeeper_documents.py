@@ -28,9 +28,8 @@ from registry.contract import (
     RecordInvalid,
     RegistryUnavailable,
     VersionConflict,
-    path_parts,
 )
-from registry.records import decode, encode, quote, unquote
+from registry.records import decode, encode, quote_path, unquote
 from registry.zookeeper_requests import Refused, Requests, Transaction
 from registry.zookeeper_session import Session
 from registry.zookeeper_watches import Callback, Watches
@@ -187,7 +186,7 @@ class Documents:
         return self._watches.watch_names(self._node(path) if path else self._top, changed)
 
     def _node(self, path: str) -> str:
-        return "/".join((self._top, *(quote(part) for part in path_parts(path))))
+        return f"{self._top}/{quote_path(path)}"
 
 
 def _parsed(path: str, data: bytes, stat: ZnodeStat) -> Document | None:

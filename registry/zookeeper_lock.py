@@ -24,6 +24,7 @@ from typing import Protocol
 from kazoo.protocol.states import ZnodeStat
 
 from registry.contract import (
+    MAX_OWNER_BYTES,
     Cancel,
     Holder,
     Lock,
@@ -36,7 +37,8 @@ from registry.processes import is_process_dead, this_process
 from registry.records import decode, encode, from_plain, quote, to_plain
 from registry.zookeeper_guard import Guard, Standing
 
-_MAX_CLAIM_BYTES = 8 * 1024
+_MAX_CLAIM_BYTES = MAX_OWNER_BYTES + 1024
+"""An owner, and of which process he is."""
 
 
 @dataclass(frozen=True, slots=True)

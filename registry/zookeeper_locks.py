@@ -28,6 +28,7 @@ from registry.contract import (
     RecordInvalid,
     RegistryError,
     RegistryUnavailable,
+    check_slots,
 )
 from registry.records import unquote
 from registry.zookeeper_chores import Chores
@@ -99,8 +100,7 @@ class Locks:
         cancelled: threading.Event | None,
     ) -> ZooKeeperLock:
         """Wait in line for a slot and take it; see `Registry.acquire`."""
-        if slots < 1:
-            raise ValueError(f"lock {lockid!r}: {slots} slots are too few")
+        check_slots(lockid, slots)
         attempt = Attempt(
             self._session,
             self._hub,

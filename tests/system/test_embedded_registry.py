@@ -409,6 +409,14 @@ def test_a_damaged_database_is_said_in_one_line(embedded_url, folder):
     assert "\n" not in str(refused.value)
 
 
+def test_an_entry_that_nobody_can_read_hides_no_other(registry, caplog):
+    first, bad, last = (registry.append("q", value) for value in ("first", "bad", "last"))
+    with registry._store.write() as transaction:
+        transaction.execute("UPDATE entries SET value = x'7f' WHERE id = ?", (bad,))
+    assert [entry.id for entry in registry.entries("q")] == [first, last]
+    assert f"entry {bad}" in caplog.text
+
+
 def test_somebody_elses_database_is_refused(embedded_url, folder):
     folder.mkdir(mode=0o700)
     with contextlib.closing(sqlite3.connect(folder / "registry.sqlite")) as connection:

