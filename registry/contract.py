@@ -26,7 +26,7 @@ import re
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 MAX_RECORD_BYTES = 64 * 1024
@@ -326,54 +326,39 @@ class LockOwner:
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """Who holds a slot of a lock; `since` is wall clock, ISO 8601 in UTC, for people.
+    """Who holds a slot of a lock; its fields stand in the order in which they are shown.
 
-    `kept` is True for a slot that is kept for its owner, who holds it no more
-    (`Registry.acquire`).
+    `since` is wall clock, ISO 8601 in UTC, for people. `kept` is True for a
+    slot that is kept for its owner, who holds it no more (`Registry.acquire`).
     """
 
     owner: str
     host: str
     run_id: str
-    reason: str
     since: str
     slot: int
     token: int
+    reason: str
     kept: bool = False
 
     def as_data(self) -> dict[str, Any]:
         """Return it as reports and commands show it."""
-        return {
-            "owner": self.owner,
-            "host": self.host,
-            "run_id": self.run_id,
-            "since": self.since,
-            "slot": self.slot,
-            "token": self.token,
-            "reason": self.reason,
-            "kept": self.kept,
-        }
+        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)
 class Waiter:
-    """Who stands in a lock's line."""
+    """Who stands in a lock's line; its fields stand in the order in which they are shown."""
 
     owner: str
     host: str
     run_id: str
-    reason: str
     since: str
+    reason: str
 
     def as_data(self) -> dict[str, Any]:
         """Return it as commands show it."""
-        return {
-            "owner": self.owner,
-            "host": self.host,
-            "run_id": self.run_id,
-            "since": self.since,
-            "reason": self.reason,
-        }
+        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)

@@ -257,12 +257,12 @@ def status_of(lockid: str, tickets: list[Ticket]) -> LockStatus:
     holders, waiting = [], []
     for ticket in tickets:
         owner = ticket.who()
-        who = (owner.owner, owner.host, owner.run_id, owner.reason, ticket.since)
+        who = (owner.owner, owner.host, owner.run_id, ticket.since)
         if ticket.slot is None:
-            waiting.append(Waiter(*who))
+            waiting.append(Waiter(*who, owner.reason))
         else:
             kept = ticket.session == KEPT
-            holders.append(Holder(*who, slot=ticket.slot, token=ticket.token, kept=kept))
+            holders.append(Holder(*who, ticket.slot, ticket.token, owner.reason, kept))
     counted = [t.slots for t in tickets if t.slot is not None] or [t.slots for t in tickets[:1]]
     holders.sort(key=lambda holder: holder.slot)
     return LockStatus(unquote(lockid), min(counted, default=1), tuple(holders), tuple(waiting))

@@ -178,16 +178,16 @@ class Claim:
             self.owner,
             self.host,
             self.run_id,
-            self.reason,
             had.strftime("%Y-%m-%dT%H:%M:%SZ"),
             slot,
             int(stat.czxid),
+            self.reason,
             kept,
         )
 
     def as_waiter(self) -> Waiter:
         """Return it as others read it, of one who waits."""
-        return Waiter(self.owner, self.host, self.run_id, self.reason, self.since)
+        return Waiter(self.owner, self.host, self.run_id, self.since, self.reason)
 
 
 class Keeper(Protocol):

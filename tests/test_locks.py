@@ -16,7 +16,7 @@ from flock.errors import LockCancelled, LockTimeout, RegistryUnavailable, RunCan
 from registry.contract import Holder, Lock, LockState, LockStatus
 from tests.support import eventually
 
-HOLDER = Holder("bender1", "planet-express", "run-3", "", "2026-01-31T12:00:00Z", 0, 4)
+HOLDER = Holder("bender1", "planet-express", "run-3", "2026-01-31T12:00:00Z", 0, 4, "")
 
 
 class FakeLock(Lock):

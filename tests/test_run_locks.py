@@ -48,7 +48,7 @@ def smith():
 
 
 def somebodys(lockid):
-    holder = Holder("bender7", "host7", "r7", "", "2026-01-31T12:00:00Z", 0, 5)
+    holder = Holder("bender7", "host7", "r7", "2026-01-31T12:00:00Z", 0, 5, "")
     return LockTimeout(lockid, 0.1, [holder])
 
 
