@@ -171,8 +171,18 @@ class Monitors:
                 watchers[peer.generation, number] = peer
         if is_full:
             self._tell(peer, number, actor, f"it has {MAX_WATCHERS} monitors already", crashed=True)
-        elif not self._has_actor(actor):
-            self.actor_over(actor, "there is no such actor", crashed=True)
+        elif not self._has_actor(actor) and self._forget(peer, number, actor):
+            # Only him: the others are about to hear what it ended of.
+            self._tell(peer, number, actor, "there is no such actor", crashed=True)
+
+    def _forget(self, peer: Any, number: int, actor: str) -> bool:
+        """Forget a monitor of a peer; False if he was told just now."""
+        with self._lock:
+            watchers = self._others.get(actor, {})
+            was_there = watchers.pop((peer.generation, number), None) is not None
+            if not watchers:
+                self._others.pop(actor, None)
+        return was_there
 
     def heard_unwatch(self, peer: Any, number: int) -> None:
         """Forget a monitor of a peer."""

@@ -18,7 +18,7 @@ from typing import Any, Literal, Protocol
 import pykka
 
 from flock.actor import Actor, Method, method_table
-from flock.errors import ActorDead, DeadlockError, UsageError
+from flock.errors import ActorDead, DeadlockError, OverloadedError, UsageError
 from flock.hosting import HostedActor, Invocation, Surroundings
 from flock.messages import MAX_NAME_BYTES
 from flock.timers import Timer, clock
@@ -29,6 +29,7 @@ FIRST_PAUSE = 0.1
 LONGEST_PAUSE = 30.0
 MAX_RESTARTS = 5
 RESTART_WINDOW = 60.0
+_GIVEN_UP = "given up"
 _MAX_STOPPED = 1000  # names
 _LEAST_END_WITHIN = 0.2  # seconds
 _END_WITHIN = 5.0  # seconds an actor may take to end
@@ -49,6 +50,10 @@ class Actors(Protocol):
         """Take a call; raise a `CallError` if that cannot be."""
 
 
+class _NotWanted(UsageError):
+    """An instance was made for nothing: its name was removed, or it is to be made once more."""
+
+
 class _Place:
     """A name an actor is registered under, over all its restarts."""
 
@@ -61,6 +66,7 @@ class _Place:
         self.state = "starting"
         self.restarts = 0
         self.last_error = ""
+        self.plan = 0  # grows with each crash that decides about it
 
     @property
     def is_running(self) -> bool:
@@ -70,12 +76,14 @@ class _Place:
 class _Pool:
     """Several actors of one class behind one name; the one with least to do takes a call."""
 
-    def __init__(self, members: list[_Place]) -> None:
+    def __init__(self, members: list[_Place], table: dict[str, Method]) -> None:
         self.members = members
+        self.table = table
 
     @property
-    def table(self) -> dict[str, Method]:
-        return next((each.hosted.table for each in self.members if each.hosted is not None), {})
+    def is_over(self) -> bool:
+        """True if no worker runs or is started anew."""
+        return all(each.state == _GIVEN_UP for each in self.members)
 
     def deliver(self, invocation: Invocation) -> None:
         workers = [each.hosted for each in self.members if each.hosted and not each.hosted.is_over]
@@ -86,8 +94,8 @@ class _Pool:
             try:
                 worker.deliver(invocation)
                 return
-            except (ActorDead, DeadlockError):
-                # That one would wait for ever, or just ended: another need not.
+            except (ActorDead, DeadlockError, OverloadedError):
+                # That one would wait for ever, just ended, or is full: another need not be.
                 continue
         workers[-1].deliver(invocation)
 
@@ -163,7 +171,7 @@ class Group:
 
 
 Ended = Callable[[str, str, bool], None]
-"""Called with an actor's name, why its instance is over, and whether it crashed."""
+"""Called with the name of an actor or pool, why its instance is over, and whether it crashed."""
 
 
 class Supervisor:
@@ -188,7 +196,10 @@ class Supervisor:
         self._stopped: dict[str, None] = {}
 
     def on_end(self, listener: Ended) -> None:
-        """Tell `listener` of the end of every actor's instance, on the actor's thread."""
+        """Tell `listener` of the end of every actor's instance, on the actor's thread.
+
+        A pool is over when none of its workers is left, or when it is removed.
+        """
         self._ended_listener = listener
 
     # --- adding
@@ -236,7 +247,7 @@ class Supervisor:
             with self._lock:
                 if name in self._places or name in self._pools:
                     raise UsageError(f"an actor named {name!r} is registered already")
-                self._pools[name] = _Pool(members)
+                self._pools[name] = _Pool(members, hosted.table)
         except BaseException:
             self._drop(members, 5.0)
             raise
@@ -251,21 +262,23 @@ class Supervisor:
             place = self._places[name] = _Place(name, factory, group, is_stock=is_stock)
             group.join(place)
         try:
-            return self._start(place)
+            return self._start(place, place.plan)
         except BaseException:
             with self._lock:
                 self._places.pop(name, None)
                 group.leave(place)
             raise
 
-    def _start(self, place: _Place) -> HostedActor:
+    def _start(self, place: _Place, plan: int) -> HostedActor:
         actor = place.factory()
         if not isinstance(actor, pykka.ThreadingActor):
             raise UsageError(f"{type(actor).__name__} is not a pykka.ThreadingActor")
         hosted = HostedActor(place.name, actor, method_table(type(actor)), self._ended, self._place)
         with self._lock:
-            if not self._is_kept(place):
-                raise UsageError(f"actor {place.name!r} was removed while it was made")
+            if not self._is_kept(place) or place.plan != plan:
+                # A crash meanwhile of who shares its fate has it made once more: one
+                # name must not have two instances.
+                raise _NotWanted(f"actor {place.name!r} was removed while it was made")
             self._stopped.pop(place.name, None)
             place.hosted = hosted
             place.state = "running"
@@ -338,6 +351,7 @@ class Supervisor:
             hosted.actor.break_promises(reason)
         if self._ended_listener is not None:
             self._ended_listener(hosted.name, reason, error is not None)
+        self._tell_of_pool(hosted.name, reason, crashed=error is not None)
         if is_ours:
             self._changed()
 
@@ -348,6 +362,15 @@ class Supervisor:
         pool = self._pools.get(place.name.partition("/")[0])
         if pool is not None and place in pool.members:
             pool.members.remove(place)
+
+    def _tell_of_pool(self, worker: str, reason: str, *, crashed: bool) -> None:
+        """Tell that a pool is over if this was its last worker."""
+        name, slash, _ = worker.partition("/")
+        with self._lock:
+            pool = self._pools.get(name) if slash and not self._closing else None
+            is_over = pool is not None and pool.is_over
+        if is_over and self._ended_listener is not None:
+            self._ended_listener(name, f"its last worker is gone: {reason}", crashed)
 
     def _is_kept(self, place: _Place) -> bool:
         return not self._closing and self._places.get(place.name) is place
@@ -379,41 +402,50 @@ class Supervisor:
                 pause,
             )
         for place in places:
-            place.state = "given up" if pause is None else f"starting anew in {pause:g} s"
+            place.plan += 1
+            place.state = _GIVEN_UP if pause is None else f"starting anew in {pause:g} s"
             if place is not crashed and place.hosted is not None:
                 place.hosted.stop()
         if pause is not None:
-            timer = clock.start(pause, lambda _: self._restart_on_thread(places))
+            plans = [(place, place.plan) for place in places]
+            timer = clock.start(pause, lambda _: self._restart_on_thread(plans))
             self._timers = [each for each in self._timers if each.is_waiting] + [timer]
 
-    def _restart_on_thread(self, places: list[_Place]) -> None:
+    def _restart_on_thread(self, plans: list[tuple[_Place, int]]) -> None:
         # Making an actor may take its time, and is not the clock's work.
         threading.Thread(
-            target=self._restart, args=(places,), name="flock-restart", daemon=True
+            target=self._restart, args=(plans,), name="flock-restart", daemon=True
         ).start()
 
-    def _restart(self, places: list[_Place]) -> None:
+    def _restart(self, plans: list[tuple[_Place, int]]) -> None:
         deadline = time.monotonic() + _END_WITHIN
-        for place in places:
+        for place, _ in plans:
             if place.hosted is not None:
                 place.hosted.thread.join(max(0.0, deadline - time.monotonic()))
-        for place in places:
+        for place, plan in plans:
             with self._lock:
-                if not self._is_kept(place):
+                if not self._is_kept(place) or place.plan != plan:
                     continue
                 place.restarts += 1
             try:
                 # Without the lock: making an actor may take long, or call others.
-                self._start(place)
+                self._start(place, plan)
+            except _NotWanted as news:
+                logger.info("%s", news)
             except Exception as error:
                 logger.exception("actor %r could not be made anew", place.name)
-                with self._lock:
-                    place.last_error = f"{type(error).__name__}: {error}"
-                    place.hosted = None
-                    if self._is_kept(place):
-                        self._plan_restart(place)
+                self._failed_to_start(place, plan, f"{type(error).__name__}: {error}")
                 break
         self._changed()
+
+    def _failed_to_start(self, place: _Place, plan: int, reason: str) -> None:
+        with self._lock:
+            if not self._is_kept(place) or place.plan != plan:
+                return
+            place.last_error = reason
+            place.hosted = None
+            self._plan_restart(place)
+        self._tell_of_pool(place.name, reason, crashed=True)
 
     def remove(self, name: str, timeout: float = _END_WITHIN) -> None:
         """Stop an actor, or a pool, for good and forget its name."""
@@ -422,6 +454,8 @@ class Supervisor:
             place = self._places.get(name)
             places = pool.members if pool is not None else [place] if place is not None else []
         self._drop(places, timeout)
+        if pool is not None and self._ended_listener is not None:
+            self._ended_listener(name, "stopped", False)
         self._changed()
 
     def _drop(self, places: Iterable[_Place], timeout: float) -> None:
@@ -475,9 +509,11 @@ def _stop(places: Iterable[_Place], timeout: float) -> list[str]:
     stubborn = []
     for place in places:
         hosted = place.hosted
-        if hosted is None or hosted.thread is threading.current_thread():
+        if hosted is None:
             continue
         hosted.stop()
+        if hosted.thread is threading.current_thread():
+            continue  # it ends after what it is at
         # One that takes all the time must not keep the others from a clean end.
         hosted.thread.join(max(_LEAST_END_WITHIN, deadline - time.monotonic()))
         if hosted.thread.is_alive():
