@@ -21,6 +21,7 @@ import zmq.auth
 
 from flock.calls import CallOptions
 from flock.converge.cook import Around
+from flock.converge.forks import in_children
 from flock.converge.kitchen import Kitchen
 from flock.converge.locks import Locksmith, LockWish
 from flock.converge.waiting import Lookout
@@ -302,6 +303,7 @@ class StateFolder:
         os.ftruncate(lock, 0)
         os.pwrite(lock, f"process {os.getpid()} on {os.uname().nodename}\n".encode(), 0)
         self._lock = lock
+        in_children(self.let_go)
 
     def let_go(self) -> None:
         """Let other nodes in; twice is harmless."""

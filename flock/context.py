@@ -8,6 +8,7 @@ is made, on whose behalf that is. Each thread has its own answer.
 
 from __future__ import annotations
 
+import os
 import threading
 from typing import Protocol
 
@@ -41,3 +42,11 @@ class ThreadContext(threading.local):
 
 
 current = ThreadContext()
+
+
+def _work_for_nobody() -> None:
+    """Forget whose thread it was that forked: in the child it is no actor's."""
+    current.chain, current.actor = (), None
+
+
+os.register_at_fork(after_in_child=_work_for_nobody)

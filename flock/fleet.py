@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import atexit
 import logging
+import os
 import signal
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from types import TracebackType
@@ -78,6 +80,8 @@ class Flock:
         self._proxies: dict[str, NodeProxy] = {}
         self._options = CallOptions()
         self._before_close: list[Callable[[], None]] = []
+        self._is_the_parents = False
+        _of_this_process.add(self)
 
     # --- joining and leaving
 
@@ -92,6 +96,7 @@ class Flock:
         """
         with self._lock:
             if self._node is not None or self._closed:
+                self._refuse_if_the_parents()
                 raise UsageError("this flock was started already")
             given = {"name": name, "registry": registry, **settings}
             self._arguments.update(
@@ -203,11 +208,37 @@ class Flock:
         if node is None:
             with self._lock:
                 if self._closed:
+                    self._refuse_if_the_parents()
                     raise UsageError("this flock is closed")
                 node = self._node or self._join()
         elif self._closed:
             raise UsageError("this flock is closed")
         return node
+
+    # --- forks
+
+    def leave_to_the_parent(self) -> None:
+        """Let go of everything, in a child that was forked: its sockets and threads are not here.
+
+        A visitor joins anew with its next use here. A node stays with the parent:
+        there are not two processes of one name.
+        """
+        # Locks may have been held by threads that are not here.
+        self._lock = threading.RLock()
+        self._stopped = threading.Event()
+        self._before_close = []
+        node, self._node = self._node, None
+        if node is not None:
+            _left_to_parents.append(node)
+            if node.identity.kind == "node":
+                self._closed = self._is_the_parents = True
+
+    def _refuse_if_the_parents(self) -> None:
+        if self._is_the_parents:
+            raise UsageError(
+                "this flock belongs to the process that this one was forked from: "
+                "make a new flock.Flock here"
+            )
 
     # --- what there is
 
@@ -539,6 +570,18 @@ class HeldLock:
         if was_lost and error is None:
             raise LockLost(self._lockid, "it was lost while it was in use")
 
+
+_of_this_process: weakref.WeakSet[Flock] = weakref.WeakSet()
+_left_to_parents: list[Node] = []
+"""Kept, so that nothing of theirs is taken apart in a child, where it must not be touched."""
+
+
+def _leave_all_to_the_parent() -> None:
+    for flock in list(_of_this_process):
+        flock.leave_to_the_parent()
+
+
+os.register_at_fork(after_in_child=_leave_all_to_the_parent)
 
 FlockOfChefs = Flock()
 """This process's default flock: a visitor from its first use, unless `start` was called before."""

@@ -7,6 +7,7 @@ stands for, so that waiting for it can be recognised as part of a deadlock.
 
 from __future__ import annotations
 
+import os
 import queue
 import sys
 import threading
@@ -33,6 +34,15 @@ PROBE_AFTER = 1.0
 _callbacks_lock = threading.Lock()
 _waiting_lock = threading.Lock()
 _NOTHING: Any = object()
+
+
+def _renew_locks() -> None:
+    """Make new locks in a child that was forked: those may have been held by other threads."""
+    global _callbacks_lock, _waiting_lock
+    _callbacks_lock, _waiting_lock = threading.Lock(), threading.Lock()
+
+
+os.register_at_fork(after_in_child=_renew_locks)
 
 
 class Future(pykka.Future[T]):

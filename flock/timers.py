@@ -9,6 +9,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -65,6 +66,10 @@ class Clock:
 
     def __init__(self) -> None:
         """Make it without a thread."""
+        self.start_afresh()
+
+    def start_afresh(self) -> None:
+        """Forget everything: in a child that was forked there are no thread and no owners."""
         self._numbers = itertools.count()
         self._waiting: list[tuple[float, int, Timer]] = []
         self._changed = threading.Condition()
@@ -137,4 +142,5 @@ class Clock:
 
 
 clock = Clock()
+os.register_at_fork(after_in_child=clock.start_afresh)
 """This process's clock."""
