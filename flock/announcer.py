@@ -43,7 +43,8 @@ class Announcer:
         self._name_lost = name_lost
         self._is_announced = False
         self._is_closed = False
-        self._lock = threading.Lock()
+        # Who handles a signal may close this on the thread that is just announcing.
+        self._lock = threading.RLock()
         self._stale = threading.Event()
 
     def start(self) -> None:

@@ -37,6 +37,10 @@ from registry.readings import note
 
 logger = logging.getLogger(__name__)
 
+_LEAVING = "flock-leaving"
+_RUNTIME_THREADS = ("flock-", "registry-")
+"""So begin the names of the threads that end with a flock."""
+
 _FURNISHER = "flock.boot"
 """Puts the stock actors into a node; loaded by name, since it stands above this floor."""
 
@@ -137,16 +141,25 @@ class Flock:
                 # Stock actors first: who is listed answers.
                 import_module(_FURNISHER).furnish(self)
             node.announcer.announce()
+            if self._closed:
+                # By who handles a signal, on this thread: the lock is no bar to it.
+                raise UsageError("this flock was closed while it joined")
         except BaseException:
             self.close()
+            node.close()
             raise
         return node
 
     def close(self) -> None:
         """Leave: let what runs come to its end, tell the others, leave the directory last.
 
-        Twice is harmless; what is used afterwards raises.
+        Twice is harmless; what is used afterwards raises. On a thread of the
+        runtime (in a monitor's callback, say) it only begins: that thread ends with it.
         """
+        here = threading.current_thread().name
+        if here.startswith(_RUNTIME_THREADS) and here != _LEAVING:
+            threading.Thread(target=self.close, name=_LEAVING, daemon=True).start()
+            return
         with self._lock:
             if self._closed:
                 return
@@ -201,7 +214,7 @@ class Flock:
         logger.error("the name %s now belongs to %s: leaving", holder.name, holder.whereabouts())
         self._lost = holder
         # On a thread of its own: this one belongs to the registry that is to be closed.
-        threading.Thread(target=self.close, name="flock-leaving", daemon=True).start()
+        threading.Thread(target=self.close, name=_LEAVING, daemon=True).start()
 
     def _joined(self) -> Node:
         node = self._node

@@ -14,6 +14,7 @@ import zmq
 from zookeeper_servers import ZooKeeperEnsemble
 
 from flock import Flock
+from flock.announcer import Announcer
 from flock.errors import (
     ActorDead,
     CallCancelled,
@@ -25,6 +26,7 @@ from flock.errors import (
     UsageError,
 )
 from flock.messages import CALL, HELLO, PROTOCOL, TELL
+from flock.node import Node
 from flock.wire import Codec, frame_of
 from tests.support import eventually
 from tests.system.flock_process import FlockProcess, Start, Target
@@ -260,6 +262,35 @@ def test_a_flock_that_closes_cancels_its_calls(start: Start, registry_url: str) 
     assert isinstance(error, CallCancelled)
     assert error.may_have_run is True
     assert isinstance(error_of(lambda: target.add(1, 1)), UsageError)
+
+
+def test_a_flock_that_a_monitor_closes_is_closed(start: Start, registry_url: str) -> None:
+    there = start()
+    visitor = Flock(registry=registry_url).start()
+    assert visitor["there"]["target"].add(1, 1) == 2
+    visitor["there"].monitor(lambda _: visitor.close())
+    there.kill()
+    with pytest.raises(UsageError, match="closed"):
+        eventually(lambda: visitor.node, within=10, until=lambda _: False)
+
+
+@pytest.mark.parametrize(("part", "step"), [(Node, "open"), (Announcer, "_write")])
+def test_a_flock_that_a_signals_handler_closes_while_it_joins_is_closed(
+    embedded_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: Any, step: str
+) -> None:
+    go_on = getattr(part, step)
+
+    def interrupted(*args: Any) -> None:
+        flock.close()  # on the thread that joins, as a handler does
+        go_on(*args)
+
+    monkeypatch.setattr(part, step, interrupted)
+    flock = Flock("there", embedded_url, state_dir=tmp_path / "state")
+    with pytest.raises(FlockError, match="closed"):
+        flock.start()
+    monkeypatch.undo()
+    with Flock(registry=embedded_url) as visitor:
+        assert list(visitor) == []
 
 
 def test_an_actor_that_stopped_says_so(start: Start, visitor: Flock) -> None:
