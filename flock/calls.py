@@ -57,6 +57,9 @@ class Peer(Protocol):
             CallError: there is no way there; surely not sent.
         """
 
+    def withdraw(self, call_id: int) -> bool:
+        """Take a call that is still queued back; False if it may have left."""
+
     def flush(self) -> None:
         """Send what is queued."""
 
@@ -122,8 +125,9 @@ class CallFuture(Future[Any]):
         return f"{self.peer.title}/{self.actor or 'node'}.{self.method}()"
 
     def timed_out(self) -> CallTimeout:
-        """Return the error for a deadline that passed."""
-        return CallTimeout(self.label, self.options.timeout or 0.0)
+        """Return the error for a deadline that passed, after the call was taken off the table."""
+        never_left = self.peer.withdraw(self.call_id)
+        return CallTimeout(self.label, self.options.timeout or 0.0, may_have_run=not never_left)
 
     def _as_plain(self) -> Future[Any]:
         plain: Future[Any] = Future()
@@ -401,7 +405,12 @@ class Calls:
         for call_id in list(self._open):
             call = self._open.pop(call_id, None)
             if call is not None:
-                call.fail(CallCancelled(f"{call.label}: this flock was closed"))
+                never_left = call.peer.withdraw(call_id)
+                call.fail(
+                    CallCancelled(
+                        f"{call.label}: this flock was closed", may_have_run=not never_left
+                    )
+                )
         with self._watchman_lock:
             watchman = self._watchman
         if watchman is not None and watchman is not threading.current_thread():

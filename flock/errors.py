@@ -30,8 +30,8 @@ runs (`ConvergeError`).
     │ ├ NodeDownError        ConnectionError             no or yes     4
     │ ├ NodeUnreachable      ConnectionError             no            4
     │ ├ ConnectionLost       ConnectionError             yes           4
-    │ ├ CallTimeout          TimeoutError                yes           4
-    │ ├ CallCancelled        -                           yes           4
+    │ ├ CallTimeout          TimeoutError                no or yes     4
+    │ ├ CallCancelled        -                           no or yes     4
     │ ├ ActorDead            -                           no or yes     4
     │ ├ OverloadedError      -                           no            6
     │ ├ DeadlockError        -                           no            6
@@ -200,6 +200,8 @@ class ConnectionLost(CallError, ConnectionError):
 class CallTimeout(CallError, TimeoutError):
     """No answer arrived in time; the work may still be going on.
 
+    `may_have_run` is False if the call was still queued on this side.
+
     Attributes:
         call: what was called, `bender0/flock_api.active()`.
         waited: seconds.
@@ -212,7 +214,10 @@ class CallTimeout(CallError, TimeoutError):
 
 
 class CallCancelled(CallError):
-    """The caller's process closed its `Flock` while the call was under way."""
+    """The caller's process closed its `Flock` while the call was under way.
+
+    `may_have_run` is False if the call was still queued on this side.
+    """
 
 
 class ActorDead(CallError):

@@ -265,6 +265,17 @@ class Lane:
         tracker = self._socket.send(frame, zmq.NOBLOCK, copy=False, track=True)
         self._in_flight.append((tracker, len(frame)))
 
+    def withdraw(self, heads: tuple[bytes, ...]) -> bool:
+        """Take the message that begins with one of `heads` back; False if it may have left."""
+        with self._lock:
+            # A copy: others append while we look. What waits longest is asked for first.
+            message = next((each for each in self._queue.copy() if each.startswith(heads)), None)
+            if message is not None:
+                self._queue.remove(message)
+                self._make_room([message])
+        self.flush()  # who came while the lock was ours left its message to us
+        return message is not None
+
     def flush_stalled(self) -> bool:
         """Try again after the socket was full; return whether it still is. For the flusher."""
         self._wants_flush = False

@@ -105,6 +105,10 @@ class Local:
         decoded = self._codec.decode(frame_of((message,), 0))[1]
         self._node.take(self, self._record, decoded, 0.0)
 
+    def withdraw(self, call_id: int) -> bool:  # noqa: ARG002 - none waits here, it was taken at once
+        """Take no call back: it was taken at once."""
+        return False
+
     def flush(self) -> None:
         """Do nothing: nothing waits here."""
 

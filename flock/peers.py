@@ -39,7 +39,17 @@ from flock.errors import (
 )
 from flock.keeper import EVENTS, Keeper, Watched
 from flock.lanes import Flusher, Lane, LaneClosed, lane_socket
-from flock.messages import BATCH, BYE, CALL, HELLO, MAX_OPEN_CALLS, OPEN_CALLS, PROTOCOL, TELL
+from flock.messages import (
+    BATCH,
+    BYE,
+    CALL,
+    FIELD_TYPES,
+    HELLO,
+    MAX_OPEN_CALLS,
+    OPEN_CALLS,
+    PROTOCOL,
+    TELL,
+)
 from flock.wire import Codec
 from registry.contract import PresenceRecord
 
@@ -113,6 +123,11 @@ class RemotePeer:
     def give_up_lane(self) -> None:
         """End our lane to it, which is full; what is open is failed or asked for anew."""
         self._peers.give_up_lane(self)
+
+    def withdraw(self, call_id: int) -> bool:
+        """Take a call back that is still queued here; False if it may have left."""
+        lane = self.lane
+        return lane is not None and lane.withdraw(_heads_of(call_id))
 
     def flush(self) -> None:
         """Send what is queued."""
@@ -607,6 +622,8 @@ class Peers:
 _CANNOT_SAY = 500
 """What a peer's admission answers when its registry cannot be asked; 400 is a no."""
 
+_FIXED_ARRAY = 0x90  # and the number of members: how msgpack begins a short array
+
 _REQUESTS = frozenset({CALL, TELL, BATCH})
 """What may go to a successor if it never left: work, not answers or news."""
 
@@ -618,6 +635,14 @@ def _head_of(message: bytes) -> tuple[int, Any]:
     if walker.read_array_header() < 2:
         return walker.unpack(), None
     return walker.unpack(), walker.unpack()
+
+
+def _heads_of(call_id: int) -> tuple[bytes, ...]:
+    """Return with what the encoded CALL or BATCH of this number begins."""
+    number = msgpack.packb(call_id)
+    return tuple(
+        bytes((_FIXED_ARRAY + 1 + len(FIELD_TYPES[kind]), kind)) + number for kind in (CALL, BATCH)
+    )
 
 
 def _call_ids(messages: Iterable[bytes]) -> list[int]:

@@ -36,6 +36,7 @@ class Peer:
 
     def __init__(self, on_send: Callable[[list[Any]], object] = lambda _: None) -> None:
         self.sent: list[list[Any]] = []
+        self.keeps = False  # what is sent stays in its queue
         self.on_send = on_send
         self.timeouts: list[float | None] = []
         self.flushed = 0
@@ -45,6 +46,9 @@ class Peer:
         self.sent.append(decoded)
         self.timeouts.append(timeout)
         self.on_send(decoded)
+
+    def withdraw(self, call_id: int) -> bool:
+        return self.keeps
 
     def flush(self) -> None:
         self.flushed += 1

@@ -122,6 +122,22 @@ def test_nothing_but_a_greeting_leaves_before_it_is_open(new_lane: NewLane, far:
     assert far.values(1) == ["call"]
 
 
+def test_what_is_withdrawn_is_not_sent_and_what_has_left_is_not_withdrawn(
+    new_lane: NewLane, far: Far
+) -> None:
+    lane = new_lane(is_open=False, is_wanted=lambda _: True)
+    large = message(b"x" * 10_000)
+    for each in (message("a"), large, message("b"), message("c")):
+        lane.send(each, urgent=True)
+    assert lane.withdraw((message("nobody's"), message("b")))
+    assert lane.withdraw((large,))
+    assert not lane.withdraw((large,))
+    assert lane._large_bytes == 0
+    lane.open()
+    assert far.values(2) == ["a", "c"]
+    assert not lane.withdraw((message("a"), message("c")))
+
+
 def test_what_a_lane_begins_with_goes_first(new_lane: NewLane, far: Far) -> None:
     lane = new_lane([message("a"), message("b")], is_open=False)
     lane.send(message("c"), urgent=True)

@@ -24,7 +24,7 @@ from flock.errors import (
     VersionMismatch,
 )
 from flock.keeper import Watched
-from flock.messages import BYE, CALL, HELLO, OPEN_CALLS, PROTOCOL, REPLY, TELL
+from flock.messages import BATCH, BYE, CALL, HELLO, OPEN_CALLS, PROTOCOL, REPLY, TELL
 from flock.peers import Identity, Peers, RemotePeer
 from flock.wire import Codec, frame_of
 from registry.contract import PresenceRecord
@@ -599,3 +599,18 @@ def test_a_frame_of_ours_can_be_read_by_its_head() -> None:
     ]
     assert module._call_ids(messages) == [5, 2**40]
     assert len(codec.decode(frame_of(messages, 0))[1]) == 4
+
+
+@pytest.mark.parametrize("call_id", [1, 127, 128, 255, 256, 65_535, 65_536, 2**32, 2**63 - 1])
+def test_a_call_is_known_by_its_first_bytes(call_id: int) -> None:
+    call = codec.encode((CALL, call_id, "actor", "method", [1], {}, 10.0, (), None))
+    batch = codec.encode((BATCH, call_id, "actor", [["method", [], {}]], 10.0, (), None))
+    other = codec.encode((CALL, call_id + 1, "actor", "method", [1], {}, 10.0, (), None))
+    tell = codec.encode((TELL, "actor", "method", [1], {}, None, (), None))
+    heads = module._heads_of(call_id)
+    assert [each.startswith(heads) for each in (call, batch, other, tell)] == [
+        True,
+        True,
+        False,
+        False,
+    ]

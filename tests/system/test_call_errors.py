@@ -144,6 +144,25 @@ def timed_out(stage: Stage) -> None:
     stage.target.options(timeout=0.5).work("x", 1.0)
 
 
+def timed_out_before_it_left(stage: Stage) -> None:
+    stage.there.pause()
+    try:
+        stage.target.options(timeout=0.5).work("x")
+    finally:
+        stage.there.go_on()
+
+
+def cancelled_before_it_left(stage: Stage) -> None:
+    leaving = Flock(registry=stage.url).start()
+    stage.there.pause()
+    try:
+        future = leaving["there"]["target"].work.future("x")
+        leaving.close()
+    finally:
+        stage.there.go_on()
+    future.get()
+
+
 def cancelled(stage: Stage) -> None:
     leaving = Flock(registry=stage.url).start()
     future = stage.begun(leaving["there"]["target"].work.future("x", 1.0))
@@ -282,7 +301,9 @@ PROVOCATIONS: list[tuple[type[CallError], Callable[[Stage], None], bool]] = [
     (NodeUnreachable, node_unreachable, DID_NOT_RUN),
     (ConnectionLost, connection_lost, RAN),
     (CallTimeout, timed_out, RAN),
+    (CallTimeout, timed_out_before_it_left, DID_NOT_RUN),
     (CallCancelled, cancelled, RAN),
+    (CallCancelled, cancelled_before_it_left, DID_NOT_RUN),
     (CallCancelled, flock_is_closed, DID_NOT_RUN),
     (ActorDead, actor_is_over, DID_NOT_RUN),
     (ActorDead, actor_crashes_first, DID_NOT_RUN),

@@ -101,9 +101,12 @@ def test_what_expires_in_our_own_queue_is_not_run_when_the_peer_goes_on(
         big = target.options(timeout=60)
         filling = [big.size.future(b"x" * 100_000) for _ in range(400)]
     expired = [target.options(timeout=0.5).work.future("expired") for _ in range(3)]
-    with pytest.raises(CallTimeout):
+    with pytest.raises(CallTimeout) as caught:
         target.options(timeout=0.5).work("expired")
-    assert [type(end_of(future)) for future in expired] == [CallTimeout] * 3
+    ends = [caught.value, *map(end_of, expired)]
+    assert [type(end) for end in ends] == [CallTimeout] * 4
+    # None of them ever left this process, and its error says so.
+    assert [end.may_have_run for end in ends] == [False] * 4
     there.go_on()
 
     assert eventually(lambda: target.work("now"), within=10.0, ignoring=CallError) == "now"
