@@ -79,6 +79,7 @@ class _Pool:
     def __init__(self, members: list[_Place], table: dict[str, Method]) -> None:
         self.members = members
         self.table = table
+        self._turn = 0
 
     @property
     def is_over(self) -> bool:
@@ -89,6 +90,11 @@ class _Pool:
         workers = [each.hosted for each in self.members if each.hosted and not each.hosted.is_over]
         if not workers:
             raise ActorDead("no worker of the pool is running", may_have_run=False)
+        # Among those with as much to do it is the next one's turn: one that has
+        # just taken a call out of its inbox does not look busy yet.
+        first = self._turn % len(workers)
+        self._turn += 1
+        workers = workers[first:] + workers[:first]
         workers.sort(key=lambda worker: (bool(worker.waiting_for), worker.load()))
         for worker in workers[:-1]:
             try:

@@ -394,6 +394,23 @@ def test_a_crash_while_others_are_made_anew_leaves_one_instance_of_each(
     assert hosted(actors, "b").actor is instance
 
 
+def test_a_pool_takes_turns_where_no_worker_looks_busier_than_another(
+    actors: Supervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As between a worker's taking a call out of its inbox and its beginning.
+    monkeypatch.setattr(HostedActor, "load", lambda _: 0)
+    gate = threading.Event()
+    actors.add_pool("pool", lambda: Worker(gate), 3)
+    notes = [send(actors.get("pool"), "wait") for _ in range(3)]
+
+    def busy() -> list[str | None]:
+        return [each.busy_with for each in actors.running()]
+
+    assert eventually(busy, within=5, becomes=["wait"] * 3) == ["wait"] * 3
+    gate.set()
+    assert [each.next()[2] for each in notes] == ["waited"] * 3
+
+
 def test_a_pool_is_over_when_its_last_worker_is_given_up_or_when_it_is_removed(
     actors: Supervisor, quick: None
 ) -> None:
