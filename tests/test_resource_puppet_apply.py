@@ -47,6 +47,27 @@ def test_it_changed_if_the_exit_code_says_so_and_names_the_events(site, puppet):
 
 
 @pytest.mark.parametrize(
+    "event",
+    [
+        "File[/tmp/pp]/ensure: current_value 'absent', should be 'file' (noop)",  # Puppet 7
+        "File[/tmp/pp]/ensure: defined content as '{sha256}73' (noop)",  # and 8
+        "File[/tmp/pp]/content: content changed '{sha256}73' to '{sha256}09' (noop)",
+        "Exec[/bin/true]: Would have triggered 'refresh' from 1 event",
+    ],
+)
+def test_a_dry_run_names_what_would_change(site, puppet, event):
+    puppet.answers(
+        f"Notice: /Stage[main]/Main/{event}\n"
+        "Notice: Class[Main]: Would have triggered 'refresh' from 1 event\n"
+        "Notice: Stage[main]: Would have triggered 'refresh' from 1 event\n",
+        0,
+    )
+    site.recipe("puppet_apply('/x.pp')")
+
+    assert changes(site.converge(why_run=True)) == [[f"/Stage[main]/Main/{event}"]]
+
+
+@pytest.mark.parametrize(
     ("code", "text"),
     [
         (1, "exit code 1: Could not parse"),

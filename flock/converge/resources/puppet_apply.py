@@ -15,7 +15,7 @@ from flock.converge.provider import Kind, Outcome
 from flock.converge.text_diff import MAX_DIFF_LINES
 
 _EVENT = re.compile(r"^Notice: (/Stage\[.*)$")
-_DRY_EVENT = re.compile(r"current_value .*\(noop\)$|Would have triggered")
+_DRY_EVENT = re.compile(r"\(noop\)$|Would have triggered")
 _ERROR = re.compile(r"^Error: (?!Facter: )(.*)$", re.MULTILINE)
 
 _CHANGED, _FAILED, _CHANGED_AND_FAILED = 2, 4, 6
