@@ -26,11 +26,13 @@ because results have no order of weight.
 
 from __future__ import annotations
 
+import functools
 import math
 import re
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 from flock.errors import UsageError
 
@@ -58,6 +60,7 @@ _ANYWHERE = ("name", "tags", "roles", "fqdn", "addresses")
 
 _MAX_EDITS = 2
 _MAX_LENGTH = 10_000
+_making_parser = threading.Lock()
 _WILDCARD = re.compile(r"(?<!\\)(?:\\\\)*[*?]")
 _TOKEN = re.compile(r"\\(.)|([*?])|([^\\*?]+)|\\", re.DOTALL)
 
@@ -115,8 +118,8 @@ def parse(query: str) -> Query:
         UsageError: it is none; the message says where and what to write.
     """
     from luqum.exceptions import ParseError
-    from luqum.thread import parse as parse_lucene
 
+    parse_lucene = _lucene_parser()
     if not query.strip():
         raise UsageError("an empty query means nobody: write '*:*' for every node")
     if len(query) > _MAX_LENGTH:
@@ -133,6 +136,27 @@ def parse(query: str) -> Query:
     except RecursionError:
         raise UsageError(f"a query of {len(query)} characters is nested too deep") from None
     return Query(query, frozenset(reader.fields), matcher)
+
+
+def _lucene_parser() -> Callable[[str], Any]:
+    """Return luqum's parser, quietly.
+
+    Python from 3.13 on keeps docstrings, which are its grammar, without their
+    indentation, so the tables that luqum comes with are made anew: PLY would
+    say so on standard error, and write beside luqum's own files.
+    """
+    from ply import yacc
+
+    with _making_parser:
+        make = yacc.yacc
+        yacc.yacc = functools.partial(
+            make, debug=False, write_tables=False, errorlog=yacc.NullLogger()
+        )
+        try:
+            from luqum.thread import parse as parse_lucene
+        finally:
+            yacc.yacc = make
+    return cast("Callable[[str], Any]", parse_lucene)
 
 
 def flatten(
