@@ -40,7 +40,10 @@ class Certificates:
         return str(self.folder / f"{party}.key")
 
     def make_authority(self) -> None:
-        self._openssl("req -x509 -days 2 -subj /CN=authority -keyout ca.key -out ca.pem")
+        self._openssl(
+            "req -x509 -days 2 -subj /CN=authority -keyout ca.key -out ca.pem "
+            "-addext keyUsage=critical,keyCertSign,cRLSign"  # Python 3.13 takes no other
+        )
 
     def make(self, party: str) -> None:
         self._openssl(f"req -subj /CN={party} -keyout {party}.key -out {party}.csr")
