@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import shutil
 
 import pytest
@@ -397,6 +398,19 @@ def test_what_is_still_there_goes_before_what_was_kept_piece_by_piece(site, gone
     assert report["state"] == "ok", report["error"]
     assert report["recipes"] == ["cb::default", "app::wash", "helper::default"]
     assert site.text("made") == made
+
+
+def test_a_link_to_nowhere_or_a_pipe_in_a_cookbook_hinders_no_dish(site):
+    dish_and_sink(site)
+    recipes = site.cookbooks / "cb" / "recipes"
+    (recipes / ".#wash.py").symlink_to("bender@planet-express.77")  # as an editor leaves it
+    os.mkfifo(recipes / "pipe")
+    kitchen = site.kitchen()
+    report = converge(kitchen, "cb::dish", "cb::daemon")
+    assert ("dishes_dish[cb::daemon]", "use", "changed") in rows(report)
+    (recipes / "wash.py").unlink()
+    assert sink_state(converge(kitchen, "cb::sink")) == "changed"
+    assert site.text("washed") == "washed\n"
 
 
 def test_a_copy_that_is_lost_is_kept_anew_by_the_next_run_that_uses_the_dish(site):

@@ -64,7 +64,7 @@ class KeptCookbooks:
             copied: dict[str, Path] = {}
             for cookbook, path in self._needed(recipe, where, warn=True).items():
                 copied[cookbook] = Path(beside) / "cookbooks" / cookbook
-                shutil.copytree(path, copied[cookbook], ignore=shutil.ignore_patterns(*_LEFT_OUT))
+                shutil.copytree(path, copied[cookbook], ignore=_left_out)
             digest = _digest(copied)
             if self.folder(digest) is None:
                 (Path(beside) / "cookbooks").rename(self._folder / digest)
@@ -136,8 +136,19 @@ def _included(path: Path, cookbook: str) -> Iterator[tuple[str | None, str]]:
 def _files(home: Path) -> Iterator[Path]:
     """Return the files below a folder, through links, as they are copied."""
     for folder, folders, names in os.walk(home, followlinks=True):
-        folders[:] = [name for name in folders if name not in _LEFT_OUT]
-        yield from (Path(folder) / name for name in names if name not in _LEFT_OUT)
+        left_out = _left_out(folder, [*folders, *names])
+        folders[:] = [name for name in folders if name not in left_out]
+        yield from (Path(folder) / name for name in names if name not in left_out)
+
+
+def _left_out(folder: str, names: list[str]) -> set[str]:
+    """Return what of a folder is not kept: links to nowhere, as editors leave them; pipes."""
+
+    def is_kept(name: str) -> bool:
+        path = Path(folder) / name
+        return name not in _LEFT_OUT and (path.is_file() or path.is_dir())
+
+    return {name for name in names if not is_kept(name)}
 
 
 def _digest(cookbooks: Mapping[str, Path]) -> str:
