@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import itertools
 import queue
@@ -33,6 +34,7 @@ class Desk:
         self.context: zmq.Context[Any] = zmq.Context()
         self.heard: queue.Queue[tuple[str, list[Any], float]] = queue.Queue()
         self.hellos: queue.Queue[list[Any]] = queue.Queue()
+        self.registry = registry
         self.admission: Admission | None = None
         if registry is not None:
             self.admission = Admission(self.context, cast("Registry", registry))
@@ -70,6 +72,17 @@ class Desk:
     def take_answer(self, peer: Any, call_id: int, value: Any) -> None:
         self.heard.put((peer, [REPLY, call_id, value], 0.0))
 
+    def new_key(self, name: str = "visitor") -> tuple[bytes, bytes]:
+        """Return a pair of keys that the registry lets in under this name."""
+        assert self.registry is not None
+        keys = zmq.curve_keypair()
+        self.registry.enter(keys[0], name=name)
+        return keys
+
+    def remove_key(self, keys: tuple[bytes, bytes]) -> None:
+        assert self.registry is not None
+        self.registry.remove(keys[0])
+
     def client(self, keys: tuple[bytes, bytes] | None = None, route: bytes | None = None) -> Any:
         """Connect; `route` gives the connection a routing id, as our lanes have one."""
         client = self.context.socket(zmq.DEALER)
@@ -103,6 +116,14 @@ class Desk:
 @pytest.fixture
 def desk() -> Iterator[Desk]:
     desk = Desk()
+    yield desk
+    desk.close()
+
+
+@pytest.fixture
+def guarded() -> Iterator[Desk]:
+    """A desk behind encryption, with a registry that says whom it lets in."""
+    desk = Desk(FakeRegistry())
     yield desk
     desk.close()
 
@@ -181,50 +202,33 @@ def test_lanes_that_were_replaced_are_kept_for_their_goodbye_and_not_for_ever(
     assert connections() - before == 6
 
 
-def test_of_a_key_that_is_known_no_longer_nothing_is_kept() -> None:
-    registry = FakeRegistry()
-    desk = Desk(registry)
-    try:
-        keys = zmq.curve_keypair()
-        registry.enter(keys[0], name="visitor")
-        before = connections()
-        desk.client(keys).send(hello("never listed"))
-        desk.hellos.get(timeout=5)
-        assert connections() == before + 1
-        desk.reader.forget_key(keys[0])
-        assert connections() == before
-    finally:
-        desk.close()
+def test_of_a_key_that_is_known_no_longer_nothing_is_kept(guarded: Desk) -> None:
+    keys = guarded.new_key()
+    before = connections()
+    guarded.client(keys).send(hello("never listed"))
+    guarded.hellos.get(timeout=5)
+    assert connections() == before + 1
+    guarded.reader.forget_key(keys[0])
+    assert connections() == before
 
 
-def test_nobody_can_supersede_the_lanes_of_another_key() -> None:
-    registry = FakeRegistry()
-    desk = Desk(registry)
-    try:
-        honest, rogue = zmq.curve_keypair(), zmq.curve_keypair()
-        registry.enter(honest[0], name="honest")
-        registry.enter(rogue[0], name="rogue")
-        one, two = desk.client(honest), desk.client(rogue)
-        one.send(hello("honest", lane=1))
-        one.send(reply("a"))
-        assert desk.next()[1][2] == "a"
-        two.send(hello("honest", lane=2**60))
-        two.send(reply("b"))
-        assert desk.next()[1][2] == "b"
-        one.send(reply("c"))
-        assert desk.next() == ("honest", [REPLY, 1, "c"])
-        assert desk.reader.counters.superseded == 0
-    finally:
-        desk.close()
+def test_nobody_can_supersede_the_lanes_of_another_key(guarded: Desk) -> None:
+    honest, rogue = guarded.new_key("honest"), guarded.new_key("rogue")
+    one, two = guarded.client(honest), guarded.client(rogue)
+    one.send(hello("honest", lane=1))
+    one.send(reply("a"))
+    assert guarded.next()[1][2] == "a"
+    two.send(hello("honest", lane=2**60))
+    two.send(reply("b"))
+    assert guarded.next()[1][2] == "b"
+    one.send(reply("c"))
+    assert guarded.next() == ("honest", [REPLY, 1, "c"])
+    assert guarded.reader.counters.superseded == 0
 
 
 def test_a_key_that_keeps_sending_rubbish_is_ignored_for_a_while_and_others_are_not() -> None:
-    registry = FakeRegistry()
-    desk = Desk(registry, ignore_for=0.5)
-    try:
-        honest, rogue = zmq.curve_keypair(), zmq.curve_keypair()
-        registry.enter(honest[0], name="honest")
-        registry.enter(rogue[0], name="rogue")
+    with contextlib.closing(Desk(FakeRegistry(), ignore_for=0.5)) as desk:
+        honest, rogue = desk.new_key("honest"), desk.new_key("rogue")
         one, two = desk.client(honest), desk.client(rogue)
         one.send(hello("honest"))
         two.send(hello("rogue"))
@@ -240,26 +244,18 @@ def test_a_key_that_keeps_sending_rubbish_is_ignored_for_a_while_and_others_are_
             return not desk.heard.empty()
 
         assert eventually(heard_again, within=5.0, pause=0.1)
-    finally:
-        desk.close()
 
 
-def test_a_key_that_is_known_no_longer_is_heard_no_longer() -> None:
-    registry = FakeRegistry()
-    desk = Desk(registry)
-    try:
-        keys = zmq.curve_keypair()
-        registry.enter(keys[0])
-        client = desk.client(keys)
-        client.send(hello("g"))
-        client.send(reply("a"))
-        assert desk.next()[1][2] == "a"
-        registry.remove(keys[0])
-        client.send(reply("b"))
-        assert desk.wait_for("unknown_keys", 1) == 1
-        assert desk.heard.empty()
-    finally:
-        desk.close()
+def test_a_key_that_is_known_no_longer_is_heard_no_longer(guarded: Desk) -> None:
+    keys = guarded.new_key()
+    client = guarded.client(keys)
+    client.send(hello("g"))
+    client.send(reply("a"))
+    assert guarded.next()[1][2] == "a"
+    guarded.remove_key(keys)
+    client.send(reply("b"))
+    assert guarded.wait_for("unknown_keys", 1) == 1
+    assert guarded.heard.empty()
 
 
 def test_a_connection_cannot_change_who_it_is(desk: Desk) -> None:
@@ -302,51 +298,42 @@ def test_a_lane_is_known_by_its_secret_routing_id_and_any_other_is_asked_who_it_
     assert list(desk.reader._trusted) == [route]
 
 
-def test_a_key_that_is_removed_silences_a_known_lane_at_once_and_it_can_come_back() -> None:
-    registry = FakeRegistry()
-    desk = Desk(registry)
-    try:
-        keys, route = zmq.curve_keypair(), lane_route()
-        registry.enter(keys[0])
-        lane = desk.client(keys, route)
-        lane.send(hello("g"))
-        lane.send(reply("a"))
-        assert desk.next()[1][2] == "a"
-        assert route in desk.reader._trusted
-        registry.remove(keys[0])
-        lane.send(reply("b"))
-        assert desk.wait_for("unknown_keys", 1) == 1
-        assert desk.heard.empty()
-        assert not desk.reader._trusted
-    finally:
-        desk.close()
+def test_a_key_that_is_removed_silences_a_known_lane_at_once_and_it_can_come_back(
+    guarded: Desk,
+) -> None:
+    keys, route = guarded.new_key(), lane_route()
+    lane = guarded.client(keys, route)
+    lane.send(hello("g"))
+    lane.send(reply("a"))
+    assert guarded.next()[1][2] == "a"
+    assert route in guarded.reader._trusted
+    guarded.remove_key(keys)
+    lane.send(reply("b"))
+    assert guarded.wait_for("unknown_keys", 1) == 1
+    assert guarded.heard.empty()
+    assert not guarded.reader._trusted
 
 
-def test_a_lane_of_one_key_does_not_speak_for_another_that_takes_its_routing_id_later() -> None:
-    registry = FakeRegistry()
-    desk = Desk(registry)
-    try:
-        honest, rogue = zmq.curve_keypair(), zmq.curve_keypair()
-        registry.enter(honest[0], name="honest")
-        registry.enter(rogue[0], name="rogue")
-        # What libzmq makes up itself can be guessed: such an id stands for nobody.
-        guessable = b"\x02" + b"0" * (ROUTE_BYTES - 1)
-        one = desk.client(honest, guessable)
-        one.send(hello("honest"))
-        one.send(reply("a"))
-        assert desk.next() == ("honest", [REPLY, 1, "a"])
-        one.close()
+def test_a_lane_of_one_key_does_not_speak_for_another_that_takes_its_routing_id_later(
+    guarded: Desk,
+) -> None:
+    honest, rogue = guarded.new_key("honest"), guarded.new_key("rogue")
+    # What libzmq makes up itself can be guessed: such an id stands for nobody.
+    guessable = b"\x02" + b"0" * (ROUTE_BYTES - 1)
+    one = guarded.client(honest, guessable)
+    one.send(hello("honest"))
+    one.send(reply("a"))
+    assert guarded.next() == ("honest", [REPLY, 1, "a"])
+    one.close()
 
-        def is_free() -> bool:
-            two = desk.client(rogue, guessable)
-            two.send(hello("rogue"))
-            two.send(reply("b"))
-            return bool(eventually(lambda: not desk.heard.empty(), within=0.5))
+    def is_free() -> bool:
+        two = guarded.client(rogue, guessable)
+        two.send(hello("rogue"))
+        two.send(reply("b"))
+        return bool(eventually(lambda: not guarded.heard.empty(), within=0.5))
 
-        assert eventually(is_free, within=10.0)
-        assert desk.next() == ("rogue", [REPLY, 1, "b"])
-    finally:
-        desk.close()
+    assert eventually(is_free, within=10.0)
+    assert guarded.next() == ("rogue", [REPLY, 1, "b"])
 
 
 @pytest.mark.parametrize("parts", [2, 3, 4, 7])
@@ -369,81 +356,62 @@ def test_a_lane_that_sends_parts_too_many_harms_nobody_else(desk: Desk, parts: i
     assert desk.reader.counters.bad_frames > 0
 
 
-@pytest.fixture
-def guarded() -> Iterator[tuple[Desk, FakeRegistry]]:
-    """A desk behind encryption, and the registry that says whom it lets in."""
-    registry = FakeRegistry()
-    desk = Desk(registry)
-    yield desk, registry
-    desk.close()
-
-
-Guarded = tuple[Desk, FakeRegistry]
-
-
-def let_in(guarded: Guarded, name: str, route: bytes | None = None) -> Any:
+def let_in(guarded: Desk, name: str, route: bytes | None = None) -> Any:
     """Connect with a key of its own, as a lane does."""
-    desk, registry = guarded
-    keys = zmq.curve_keypair()
-    registry.enter(keys[0], name=name)
-    client = desk.client(keys, route or lane_route())
+    client = guarded.client(guarded.new_key(name), route or lane_route())
     client.send(hello(name))
     client.send(reply("first"))
-    assert desk.next() == (name, [REPLY, 1, "first"])
+    assert guarded.next() == (name, [REPLY, 1, "first"])
     return client
 
 
-def test_a_key_that_is_ignored_takes_no_frame_of_anybody_with_it(guarded: Guarded) -> None:
-    desk, _ = guarded
+def test_a_key_that_is_ignored_takes_no_frame_of_anybody_with_it(guarded: Desk) -> None:
     route = lane_route()
     rogue, honest = let_in(guarded, "rogue", route), let_in(guarded, "honest")
     for _ in range(11):
         rogue.send(b"rubbish")
-    assert desk.wait_for("bad_frames", 11) == 11
+    assert guarded.wait_for("bad_frames", 11) == 11
     for number in range(200):
         # The last part looks like the beginning of another message.
         rogue.send_multipart([b"x", route])
         honest.send(reply(number))
-    assert [desk.next()[1][2] for _ in range(200)] == list(range(200))
+    assert [guarded.next()[1][2] for _ in range(200)] == list(range(200))
 
 
-def test_a_part_too_many_takes_no_greeting_of_a_new_lane_with_it(guarded: Guarded) -> None:
-    desk, _ = guarded
+def test_a_part_too_many_takes_no_greeting_of_a_new_lane_with_it(guarded: Desk) -> None:
     route = lane_route()
     rogue = let_in(guarded, "rogue", route)
     for number in range(5):
         rogue.send_multipart([reply("of the rogue"), route])
-        assert desk.next()[0] == "rogue"
+        assert guarded.next()[0] == "rogue"
         let_in(guarded, f"honest {number}")
 
 
-def test_a_part_too_many_does_not_hold_up_the_end(guarded: Guarded) -> None:
-    desk, _ = guarded
+def test_a_part_too_many_does_not_hold_up_the_end(guarded: Desk) -> None:
     route = lane_route()
     let_in(guarded, "rogue", route).send_multipart([reply("last words"), route])
-    assert desk.next()[1][2] == "last words"
-    closing = threading.Thread(target=desk.reader.close, daemon=True)
+    assert guarded.next()[1][2] == "last words"
+    closing = threading.Thread(target=guarded.reader.close, daemon=True)
     closing.start()
     closing.join(5.0)
     assert not closing.is_alive()
 
 
 def test_nobody_drives_out_the_connections_of_another_key(
-    guarded: Guarded, monkeypatch: pytest.MonkeyPatch
+    guarded: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("flock.reader._MAX_CONNECTIONS", 50)
     monkeypatch.setattr("flock.reader._MAX_OF_ONE_KEY", 5)
-    desk, _ = guarded
     honest, rogue = let_in(guarded, "honest"), let_in(guarded, "rogue")
     for number in range(100):
         # The second and the third part look like a new connection and what it says first.
         rogue.send_multipart([reply(number), lane_route(), hello(f"g{number}")])
     honest.send(reply("still here"))
-    heard = (desk.next() for _ in range(102))
+    heard = (guarded.next() for _ in range(102))
     of_the_honest = (message[2] for peer, message in heard if peer == "honest")
     assert next(of_the_honest) == "still here"
-    assert len(desk.reader._connections) <= 1 + 5
-    assert len(desk.reader._newest) <= 1 + 5
+    assert len(guarded.reader._connections) <= 1 + 5
+    assert len(guarded.reader._newest) <= 1 + 5
 
 
 def test_a_lane_that_greets_again_and_again_takes_no_goodbye_from_others(
@@ -463,17 +431,14 @@ def test_a_lane_that_greets_again_and_again_takes_no_goodbye_from_others(
     assert desk.next() == ("leaving", [BYE, "left"])
 
 
-def test_rubbish_in_the_frame_that_makes_a_lane_known_has_it_ignored_too(guarded: Guarded) -> None:
-    desk, registry = guarded
-    keys = zmq.curve_keypair()
-    registry.enter(keys[0], name="rogue")
-    rogue = desk.client(keys, lane_route())
+def test_rubbish_in_the_frame_that_makes_a_lane_known_has_it_ignored_too(guarded: Desk) -> None:
+    rogue = guarded.client(guarded.new_key("rogue"), lane_route())
     greetings = [(HELLO, PROTOCOL, "g", "", 1, 0, "name")]
     greetings += [(HELLO, PROTOCOL, "another", "", 1, 0, "name")] * 11
     rogue.send(frame_of([codec.encode(each) for each in greetings], 0))
     rogue.send(reply("unheard"))
-    assert desk.wait_for("ignored", 1) == 1
-    assert desk.heard.empty()
+    assert guarded.wait_for("ignored", 1) == 1
+    assert guarded.heard.empty()
 
 
 def test_one_message_that_cannot_be_dealt_with_does_not_end_the_reading(
