@@ -1,12 +1,14 @@
-"""kazoo's client, with the six things it lacks.
+"""kazoo's client, with the seven things it lacks.
 
 It tells what timeout the server really granted, and when a server was last
 heard of; it opens its connections within 2 s and, for TLS, trusts no other
 authority than the one it is given; it reconnects within 2 s however long the
-outage was; it comes past a server that hangs while it joins, and says what is
-wrong with each if none lets it in; its connection can be cut from outside, so
-that closing ends in bounded time; and it takes back watches that nobody needs
-any more, which kazoo leaves with the server until the session ends.
+outage was; it leaves a server that has fallen silent, which kazoo does not
+notice while it is asked something all the time; it comes past a server that
+hangs while it joins, and says what is wrong with each if none lets it in; its
+connection can be cut from outside, so that closing ends in bounded time; and
+it takes back watches that nobody needs any more, which kazoo leaves with the
+server until the session ends.
 
 Nothing else of our code reaches into kazoo.
 """
@@ -17,11 +19,13 @@ import contextlib
 import logging
 import socket
 import ssl
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from kazoo.client import KazooClient, KazooState
+from kazoo.exceptions import ConnectionDropped
 from kazoo.handlers.threading import SequentialThreadingHandler
 from kazoo.protocol.connection import PING_XID, ConnectionHandler
 from kazoo.protocol.serialization import Connect, int_struct, write_string
@@ -115,10 +119,24 @@ class _Connection(ConnectionHandler):  # type: ignore[misc]
         super().__init__(client, retry, logger=_kazoo_log)
         self._guard = guard
         self._ping_sent = guard.now()
+        self._unanswered_since: float | None = None
+
+    def _submit(self, request: Any, timeout: float, xid: int | None = None) -> None:
+        if self._unanswered_since is None:
+            self._unanswered_since = time.monotonic()
+        super()._submit(request, timeout, xid)
+
+    def _send_request(self, read_timeout: float, connect_timeout: float) -> None:
+        # kazoo pings, and misses the answer, only when nothing else is sent.
+        since = self._unanswered_since
+        if since is not None and time.monotonic() - since >= read_timeout:
+            raise ConnectionDropped("the server has fallen silent")
+        super()._send_request(read_timeout, connect_timeout)
 
     def _invoke(self, timeout: float, request: Any, xid: int | None = None) -> Any:
         started = self._guard.now()
         if isinstance(request, Connect):
+            self._unanswered_since = None
             # A server that is just starting takes the connection and may never answer; to wait
             # for it as long as a session lives would cost the session.
             timeout = min(timeout, self.client.patience())
@@ -130,6 +148,7 @@ class _Connection(ConnectionHandler):  # type: ignore[misc]
         else:
             result = super()._invoke(timeout, request, xid)
         if isinstance(request, Connect):
+            self._unanswered_since = None
             answer = result[0]
             # No timeout granted means: that session has ended.
             if answer.time_out > 0:
@@ -149,6 +168,7 @@ class _Connection(ConnectionHandler):  # type: ignore[misc]
 
     def _read_header(self, timeout: float) -> Any:
         answer = super()._read_header(timeout)
+        self._unanswered_since = None
         if answer[0].xid == PING_XID:
             self._guard.heard(self._ping_sent)
         return answer

@@ -185,8 +185,10 @@ class Attempt:
         """Say whether an outage is waited out: once in line until the deadline, before not long."""
         if self._has_begun():
             return True
-        is_early = time.monotonic() < self._began + OPERATION_TIMEOUT - _SHORTEST_TIMEOUT
-        return is_early and self._session.patience() > 0
+        until = self._began + OPERATION_TIMEOUT - _SHORTEST_TIMEOUT
+        if self._deadline is not None:
+            until = min(until, self._deadline)
+        return time.monotonic() < until
 
     def _has_begun(self) -> bool:
         return self._was_in_line or bool(self._claimed)
