@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from flock.errors import CallError, EncodeError, RegistryError
 from flock.failures import error_of
 from flock.future import Future
 from flock.messages import FAIL
@@ -100,18 +101,31 @@ class Batch:
         return results
 
     def future(self) -> Future[BatchResults]:
-        """Send the calls and return the future of their results."""
+        """Send the calls and return the future of their results; every error comes out of it.
+
+        Only arguments that cannot travel raise here.
+        """
         calls, self._calls = self._calls, []
         results: Future[BatchResults] = Future()
-        sent = self._send(calls)
+        try:
+            sent = self._send(calls)
+        except EncodeError:
+            raise
+        except (CallError, RegistryError) as error:
+            results.fail(error)
+            return results
         results.call_id = sent.call_id
 
         def settle(outcomes: Future[Any]) -> None:
             error = outcomes.error()
             if error is not None:
                 results.fail(error)
+                return
+            answer = outcomes.get()
+            if isinstance(answer, list) and len(answer) == len(calls):
+                results.set(BatchResults(answer))
             else:
-                results.set(BatchResults(outcomes.get()))
+                results.fail(CallError("an answer came that is none to these calls"))
 
         sent.on_ready(settle)
         return results

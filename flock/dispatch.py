@@ -141,8 +141,8 @@ class Dispatcher:
                 if not well_formed:
                     raise BadArguments("a batch is a list of [method, args, kwargs]")
 
-            def run_all(this: Any) -> list[list[Any]]:
-                return [_outcome(this, actor, table, *each) for each in calls]
+            def run_all(this: Any) -> _Outcomes:
+                return _Outcomes(_outcome(this, actor, table, *each) for each in calls)
 
             whole = Method(f"batch of {len(calls)}", cast("Any", run_all), _NO_ARGUMENTS, 0, 0)
             links = _chain_of(chain) if chain else ()
@@ -213,9 +213,25 @@ class Dispatcher:
                 # After it was encoded: what nests without end was refused by that.
                 self._codec.check_value(value, "the answer")
         except Exception as error:  # noqa: BLE001 - a value may be of any class, with any code
+            if type(value) is _Outcomes:
+                self._send_reply(peer, call_id, [self._that_travels(each) for each in value], True)
+                return
             self.reply_failure(peer, call_id, ReplyTooLarge(f"the method ran, but {error}"))
         else:
             self._send(peer, call_id, message, urgent)
+
+    def _that_travels(self, outcome: list[Any]) -> list[Any]:
+        """Return an outcome of a batch, or why it cannot travel: the others can."""
+        try:
+            self._codec.encode((REPLY, 0, outcome[0] if len(outcome) == 1 else outcome))
+            self._codec.check_value(outcome, "the answer")
+        except Exception as error:  # noqa: BLE001 - as for any answer
+            if len(outcome) == 1:
+                why = ReplyTooLarge(f"the method ran, but {error}")
+                return list(fail_message(0, why, has_run=True)[2:])
+            name, text, may_have_run, _, trace = outcome
+            return [name, text, may_have_run, {}, trace]  # as of any error: name and text can
+        return outcome
 
     def reply_failure(
         self, peer: Any, call_id: int, error: BaseException, *, has_run: bool = False
@@ -290,6 +306,10 @@ def _fitting(
     if misfit is not None:
         raise BadArguments(f"{actor}.{misfit}")
     return entry
+
+
+class _Outcomes(list[list[Any]]):
+    """What became of the calls of a batch."""
 
 
 def _outcome(

@@ -324,6 +324,7 @@ class HostedActor:
         deadline = invocation.deadline
         self._began = began = _boottime_now(_BOOTTIME)
         if deadline is not None and began >= deadline:
+            current.chain = ()
             invocation.answerer.skipped(invocation)
             return None
         method = invocation.method

@@ -14,6 +14,7 @@ import pytest
 
 from flock import hosting, supervisor
 from flock.actor import Actor
+from flock.context import current
 from flock.errors import ActorDead, DeadlockError, OverloadedError, UsageError
 from flock.hosting import HostedActor, Invocation
 from flock.supervisor import Group, Supervisor
@@ -203,6 +204,18 @@ def test_a_call_whose_deadline_passed_is_not_begun(actors: Supervisor) -> None:
 
     assert [notes.next()[0] for _ in range(3)] == ["answer", "skipped", "answer"]
     assert send(target, "read").next()[2] == ["in time"]
+
+
+def test_a_call_that_is_not_begun_leaves_no_chain_to_the_next(actors: Supervisor) -> None:
+    class Chained(Worker):
+        def do(self, what: Any = None) -> Any:
+            return current.chain
+
+    actors.add("a", Chained)
+    target, notes = hosted(actors, "a"), Notes()
+    send(target, "do", notes=notes, chain=(("there", "caller", 7),), deadline=0.0)
+    send(target, "do", notes=notes)
+    assert [notes.next()[0], notes.next()[2]] == ["skipped", ()]
 
 
 def test_a_full_inbox_refuses_at_once(actors: Supervisor, monkeypatch: pytest.MonkeyPatch) -> None:

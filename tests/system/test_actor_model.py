@@ -17,8 +17,19 @@ import pykka
 import pytest
 
 from flock import Actor, Flock
+from flock.batch import Batch
 from flock.calls import CallOptions
-from flock.errors import ActorDead, BadArguments, DeadlockError, UsageError
+from flock.errors import (
+    ActorDead,
+    BadArguments,
+    CallError,
+    DeadlockError,
+    EncodeError,
+    NodeNotFound,
+    ReplyTooLarge,
+    UsageError,
+)
+from flock.future import Future
 from flock.messages import PROBE
 from flock.monitors import Down
 from flock.proxy import ActorProxy
@@ -40,6 +51,12 @@ class Notebook(Actor):
 
     def note(self, what: Any) -> None:
         self.notes.append(what)
+
+    def give_no_value(self) -> Any:
+        return object()
+
+    def fail_with_a_number_too_large(self) -> None:
+        raise ValueError(2**70)
 
     def read(self) -> list[Any]:
         return self.notes
@@ -489,6 +506,52 @@ def test_a_batch_is_one_message_and_each_call_has_its_own_end(pair: tuple[Flock,
     assert sorted(results.errors()) == [1000, 1001, 1002]
     with pytest.raises(ValueError, match="told to"):
         results[1000]
+
+
+def test_what_cannot_travel_of_a_batch_leaves_the_others_their_answers(
+    pair: tuple[Flock, Flock],
+) -> None:
+    here, there = pair
+    there.supervise(Notebook, name="book")
+    batch = here["there"]["book"].batch()
+    batch.add(1, 1)
+    batch.give_no_value()
+    batch.fail_with_a_number_too_large()
+    batch.add(2, 2)
+    results = batch()
+
+    assert [results[0], results[3]] == [2, 4]
+    assert list(map(type, results.errors().values())) == [ReplyTooLarge, ValueError]
+    no_value = results.error(1)
+    assert isinstance(no_value, ReplyTooLarge)
+    assert no_value.may_have_run is True
+    assert "the value is a object" in str(no_value)
+    assert str(2**70) in str(results.error(2))
+
+
+def test_an_error_of_a_batch_comes_out_of_its_future(pair: tuple[Flock, Flock]) -> None:
+    here, _ = pair
+    batch = ActorProxy(here, "nobody", "book", CallOptions()).batch()
+    batch.add(1, 1)
+    failed = batch.future()
+    with pytest.raises(NodeNotFound):
+        failed.get(timeout=5)
+    batch = here["there"]["book"].batch()
+    batch.add(1, object())
+    with pytest.raises(EncodeError, match="object"):
+        _ = batch.future()
+
+
+@pytest.mark.parametrize("answer", [None, 7, "ab", [], [[1], [2], [3]]])
+def test_an_answer_that_is_none_to_a_batch_is_an_error(answer: Any) -> None:
+    sent: Future[Any] = Future()
+    batch = Batch(lambda _: sent)
+    batch.add(1, 1)
+    batch.add(2, 2)
+    results = batch.future()
+    sent.set(answer)
+    with pytest.raises(CallError, match="none to these calls"):
+        results.get(timeout=5)
 
 
 def test_two_chains_of_calls_that_cross_are_named(pair: tuple[Flock, Flock]) -> None:
