@@ -515,7 +515,7 @@ class Node:
             self.dispatcher.missing(peer, message[1])
         elif kind == BYE:
             self._peers.heard_bye(peer, message[1])
-            self._reader.forget(peer.generation)
+            self._reader.forget(peer.key, peer.generation)
 
     def _key_removed(self, key: bytes) -> None:
         """Cut off who had a key that the registry does not know any more, and forget him."""
@@ -527,7 +527,7 @@ class Node:
         self.monitors.peer_over(peer, reason, crashed)
         if peer.state == "gone":
             self.topics.subscribers.peer_over(peer.generation)
-            self._reader.forget(peer.generation)
+            self._reader.forget(peer.key, peer.generation)
             if self._visitors.get(peer.title) is peer:
                 self._visitors.pop(peer.title, None)
 

@@ -20,7 +20,7 @@ import logging
 import math
 import threading
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from typing import Any
 
@@ -151,7 +151,8 @@ class Reader:
         self._heard = heard
         self._answered = answered
         self._ignore_for = ignore_for
-        self._connections: dict[bytes, Connection] = {}
+        # Ordered: of a plain dict the first one is found behind all that were taken out.
+        self._connections: OrderedDict[bytes, Connection] = OrderedDict()
         # The same by key, the oldest first, if there are keys.
         self._of_key: dict[bytes, dict[bytes, Connection]] = {}
         # Those of them whose routing id stands for their key.
@@ -339,9 +340,14 @@ class Reader:
         return connection
 
     def _drop_oldest(self, connections: dict[bytes, Connection]) -> None:
-        oldest = next(iter(connections.copy().values()), None)
-        if oldest is None:
-            return  # forgotten meanwhile, on another thread
+        oldest = None
+        while oldest is None:
+            try:
+                oldest = connections.get(next(iter(connections)))
+            except StopIteration:
+                return  # all were forgotten meanwhile, on another thread
+            except (RuntimeError, KeyError):
+                continue  # one was, between two steps of looking
         self._drop(oldest.route)
         identity = (oldest.key, oldest.generation)
         if self._newest.get(identity) is oldest:
@@ -399,22 +405,25 @@ class Reader:
             if oldest is not None and oldest.is_superseded:
                 self._drop(oldest.route)
 
-    def forget(self, generation: str) -> None:
+    def forget(self, key: bytes, generation: str) -> None:
         """Drop what is kept of a peer that is gone; may be called from any thread."""
-        for route, connection in self._connections.copy().items():
-            if connection.generation == generation:
+        newest = self._newest.pop((key, generation), None)
+        if newest is not None:
+            self._drop(newest.route)
+        for route in self._superseded.copy():
+            connection = self._connections.get(route)
+            if (
+                connection is not None
+                and connection.key == key
+                and connection.generation == generation
+            ):
                 self._drop(route)
-        for identity in list(self._newest):
-            if identity[1] == generation:
-                self._newest.pop(identity, None)
 
     def forget_key(self, key: bytes) -> None:
         """Drop what is kept of a key that is known no longer; may be called from any thread."""
-        for route in self._of_key.pop(key, {}).copy():
+        for route, connection in self._of_key.pop(key, {}).copy().items():
             self._drop(route)
-        for identity in list(self._newest):
-            if identity[0] == key:
-                self._newest.pop(identity, None)
+            self._newest.pop((key, connection.generation), None)
         self._bad.pop(key, None)
         self._ignored.pop(key, None)
 

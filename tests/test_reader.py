@@ -10,6 +10,7 @@ import random
 import secrets
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Any, cast
 
@@ -488,7 +489,7 @@ def test_what_is_kept_of_a_peer_can_be_forgotten(desk: Desk) -> None:
         client.send(reply(lane))
         desk.next()
     assert len(desk.reader._connections) == 3
-    desk.reader.forget("g")
+    desk.reader.forget(b"", "g")
     assert desk.reader._connections == {}
     assert desk.reader._newest == {}
     clients[2].send(reply("nobody knows me"))
@@ -504,6 +505,29 @@ def test_connections_are_bounded(desk: Desk, monkeypatch: pytest.MonkeyPatch) ->
         desk.next()
     assert len(desk.reader._connections) == 5
     assert len(desk.reader._newest) <= 6
+
+
+class NeverCopied(OrderedDict[bytes, Connection]):
+    """A table of connections that nobody looks through as a whole: it may be large."""
+
+    def copy(self) -> Any:
+        raise AssertionError("all connections were looked at")
+
+
+def test_of_many_connections_one_comes_or_goes_without_a_look_at_the_others(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flock.reader._MAX_CONNECTIONS", 5)
+    desk.reader._connections = NeverCopied()
+    for number in range(12):
+        client = desk.client()
+        client.send(hello(f"g{number}"))
+        client.send(reply(number))
+        desk.next()
+    desk.reader.forget(b"", "g11")
+    desk.reader.forget_key(b"")
+    left = [each.generation for each in desk.reader._connections.values()]
+    assert left == ["g7", "g8", "g9", "g10"]
 
 
 def test_closing_twice_or_unstarted_is_harmless() -> None:
