@@ -90,8 +90,9 @@ class Announcer:
         self._registry.announce(self._record(), answers=self._answers, name_lost=self._name_lost)
 
     def _run(self) -> None:
+        pause: float | None = None
         while True:
-            self._stale.wait()
+            self._stale.wait(pause)
             if self._is_closed:
                 return
             self._stale.clear()
@@ -101,9 +102,10 @@ class Announcer:
                 with self._lock:
                     if self._is_announced:
                         self._write()
+                pause = None
             except RegistryError as error:
                 # The registry writes the latest entry itself once it is back,
-                # as far as it knows it; ours is tried again with the next change.
-                logger.info("the directory does not show the latest of us: %s", error)
-                if not self._is_closed:
-                    threading.Timer(_TRY_AGAIN, self._stale.set).start()
+                # as far as it knows it; ours is tried again until it stands.
+                if pause is None:
+                    logger.info("the directory does not show the latest of us: %s", error)
+                pause = _TRY_AGAIN
