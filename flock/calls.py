@@ -416,6 +416,10 @@ class Calls:
         if watchman is not None and watchman is not threading.current_thread():
             watchman.join()
 
+    def new_number(self) -> int:
+        """Return a number that no call of this process has, nor will have: for a monitor."""
+        return next(self._ids)
+
     def label_of(self, call_id: int) -> str | None:
         """Return what an open call of ours is, for messages; None if there is no such call."""
         call = self._open.get(call_id)

@@ -30,7 +30,7 @@ a message.
     lane          int         number of this lane; grows with each the sender opens
     answered      int         number of the peer's lane this HELLO answers, 0 for none
     name          str         the sender's name; believed only without encryption
-    id            int         number of a call, unique in the caller's generation
+    id            int         number of a call or monitor, unique in the generation that set it
     actor         str         name of an actor; empty for the node itself
     method        str         a name of the actor's table
     args, kwargs  list, map   values (see `flock.wire`)
@@ -40,7 +40,7 @@ a message.
     under         list, nil   the lock it is under: [registry, lock, slot, token]
     may_have_run  bool        False if the method surely never started
     fields        map         the error's own fields
-    ids           list        calls the sender still waits for
+    ids           list        calls and monitors the sender still waits for
     calls         list        of [method, args, kwargs]
     crashed       bool        False if the actor, or the node, ended of its own will
     number        int         counts what a publisher sent to this peer on this topic;
@@ -48,8 +48,8 @@ a message.
     path          list        actors that wait for each other, first first: [node,
                               actor, a number made up for that wait]
 
-`OPEN_CALLS` is sent after a lane was replaced: calls that the receiver neither
-holds nor has an unsent reply for are answered with FAIL `ConnectionLost`.
+`OPEN_CALLS` is sent after a lane was replaced: calls and monitors that the receiver
+neither holds nor has unsent news of are answered with FAIL `ConnectionLost`.
 """
 
 from __future__ import annotations

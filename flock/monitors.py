@@ -3,7 +3,10 @@
 A monitor is set on an actor of any node, or on a node. It fires once: when the
 actor's instance is over (crashed, stopped, started anew), when its node leaves
 or dies, or when the way there breaks (then nobody knows more). To hear of
-another node's end the lane to it is kept open, so that silence is noticed.
+another node's end the lane to it is kept open, so that silence is noticed. When
+only the way back breaks, the one who monitors asks what became of his monitors
+over the next one: their numbers are as those of calls, and what is not held any
+more is failed as such a call is.
 
 Nothing is promised about the order of the news and the last messages of the
 one that is gone.
@@ -11,9 +14,9 @@ one that is gone.
 
 from __future__ import annotations
 
-import itertools
 import logging
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -80,16 +83,19 @@ class Monitor:
 class Monitors:
     """The monitors this process has set, and those that others have set on its actors."""
 
-    def __init__(self, codec: Codec, has_actor: Callable[[str], bool]) -> None:
+    def __init__(
+        self, codec: Codec, has_actor: Callable[[str], bool], new_number: Callable[[], int]
+    ) -> None:
         """Make it empty.
 
         Args:
             codec: turns messages into bytes.
             has_actor: whether an actor of this name runs here.
+            new_number: gives a number that no call of ours has.
         """
         self._codec = codec
         self._has_actor = has_actor
-        self._numbers = itertools.count(1)
+        self._new_number = new_number
         self._mine: dict[int, Monitor] = {}
         self._others: dict[str, dict[tuple[str, int], Any]] = {}
         self._lock = threading.Lock()
@@ -107,7 +113,7 @@ class Monitors:
         Raises:
             CallError: there is no way there; nothing was set.
         """
-        monitor = Monitor(self, next(self._numbers), peer, actor, callback)
+        monitor = Monitor(self, self._new_number(), peer, actor, callback)
         with self._lock:
             self._mine[monitor.number] = monitor
         peer.watched.add(monitor.number)
@@ -140,14 +146,41 @@ class Monitors:
         if monitor is not None and monitor.peer is peer:
             self._fire(number, reason, crashed)
 
+    def heard_lost(self, peer: Any, number: int, reason: str) -> bool:
+        """Take the news that a peer does not hold a monitor of ours; False if it is none."""
+        monitor = self._mine.get(number)
+        if monitor is None or monitor.peer is not peer:
+            return False
+        self._fire(number, reason, True)
+        return True
+
     def peer_over(self, peer: Any, reason: str, crashed: bool) -> None:
         """Note that a peer left, died, or cannot be reached."""
         for number in list(peer.watched):
             self._fire(number, reason, crashed)
+        # One that only we cannot reach may reach us, and does not know.
+        if peer.state == "gone":
+            self._forget_all_of(peer)
+
+    def lane_replaced(self, peer: Any) -> list[int]:
+        """Note that a peer has a new lane to us; return our monitors on its actors.
+
+        With its old lane its own monitors were over: it told itself.
+        """
+        self._forget_all_of(peer)
+        with self._lock:
+            return [
+                number
+                for number, monitor in self._mine.items()
+                if monitor.peer is peer and monitor.actor
+            ]
+
+    def _forget_all_of(self, peer: Any) -> None:
         with self._lock:
             for watchers in self._others.values():
                 for key in [key for key, watcher in watchers.items() if watcher is peer]:
                     del watchers[key]
+                    peer.serving.discard(key[1])
 
     def _fire(self, number: int, reason: str, crashed: bool) -> None:
         monitor = self._take(number)
@@ -169,6 +202,7 @@ class Monitors:
             is_full = len(watchers) >= MAX_WATCHERS
             if not is_full:
                 watchers[peer.generation, number] = peer
+                peer.serving.add(number)
         if is_full:
             self._tell(peer, number, actor, f"it has {MAX_WATCHERS} monitors already", crashed=True)
         elif not self._has_actor(actor) and self._forget(peer, number, actor):
@@ -182,22 +216,26 @@ class Monitors:
             was_there = watchers.pop((peer.generation, number), None) is not None
             if not watchers:
                 self._others.pop(actor, None)
+        peer.serving.discard(number)
         return was_there
 
     def heard_unwatch(self, peer: Any, number: int) -> None:
         """Forget a monitor of a peer."""
         with self._lock:
             for watchers in self._others.values():
-                watchers.pop((peer.generation, number), None)
+                if watchers.pop((peer.generation, number), None) is not None:
+                    peer.serving.discard(number)
 
     def actor_over(self, actor: str, reason: str, crashed: bool) -> None:
         """Tell those who watch an actor of ours that its instance is over."""
         with self._lock:
             watchers = self._others.pop(actor, {})
         for (_, number), peer in watchers.items():
+            peer.serving.discard(number)
             self._tell(peer, number, actor, reason, crashed=crashed)
 
     def _tell(self, peer: Any, number: int, actor: str, reason: str, *, crashed: bool) -> None:
+        peer.last_reply = time.monotonic()  # as of a call's answer: if it is lost, we come back
         try:
             peer.send(self._codec.encode((DOWN, number, reason, crashed)), urgent=True)
         except CallError as error:

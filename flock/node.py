@@ -195,7 +195,11 @@ class Node:
         self.node_name = title
         self.flock: Any = None
         self.supervisor = Supervisor(self, self.announcer.changed)
-        self.monitors = Monitors(self._codec, lambda actor: bool(self.supervisor.instances(actor)))
+        self.monitors = Monitors(
+            self._codec,
+            lambda actor: bool(self.supervisor.instances(actor)),
+            self.calls.new_number,
+        )
         self.supervisor.on_end(self.monitors.actor_over)
         self.topics = Topics(registry, self._codec, title, generation, self.anybody)
         self.directory = Directory(registry, self._presence_changed)
@@ -261,6 +265,7 @@ class Node:
                 find_by_key=self._find_by_key,
                 find_by_name=self.directory.look_again,
                 over=self._peer_over,
+                replaced=self.monitors.lane_replaced,
             )
             if self._admission is not None:
                 self._enter_key()
@@ -493,7 +498,9 @@ class Node:
         self, kind: int, peer: Any, caller: KeyRecord, message: list[Any], arrived: float
     ) -> None:
         if kind == FAIL:
-            if not self.calls.failed(peer, message[1], error_of(message)):
+            error = error_of(message)
+            was_open = self.calls.failed(peer, message[1], error)
+            if not was_open and not self.monitors.heard_lost(peer, message[1], str(error)):
                 self._reader.counters.late_answers += 1
         elif kind == ACCEPTED:
             self.calls.accepted(peer, message[1])

@@ -81,7 +81,7 @@ class RemotePeer:
         record: its presence record as last read.
         state: `connecting`, `connected`, `partitioned` or `gone`.
         heard_lane: the newest of its lanes that said HELLO, 0 for none.
-        serving: calls of it that run here or wait to.
+        serving: calls of it that run here or wait to, and its monitors on our actors.
         watched: numbers of our monitors on it or its actors.
         last_reply: when we last answered it, monotonic seconds.
     """
@@ -154,6 +154,7 @@ class Peers:
         find_by_key: Callable[[bytes, str], PresenceRecord | None],
         find_by_name: Callable[[str], PresenceRecord | None],
         over: Callable[[RemotePeer, str, bool], None],
+        replaced: Callable[[RemotePeer], list[int]] = lambda _: [],
     ) -> None:
         """Make it; nothing is opened yet.
 
@@ -168,6 +169,8 @@ class Peers:
             find_by_name: a fresh look at a name's presence record.
             over: called with a peer that is gone or cannot be reached, the
                 reason, and False if it left of its own will.
+            replaced: called with a peer that has opened a new lane in place of
+                one that was over; returns the numbers of our monitors on it.
         """
         self._context = context
         self._identity = identity
@@ -177,6 +180,7 @@ class Peers:
         self._find_by_key = find_by_key
         self._find_by_name = find_by_name
         self._over_listener = over
+        self._replaced_listener = replaced
         self._by_generation: dict[str, RemotePeer] = {}
         # The last greeting of each who has to be looked up.
         self._greetings: dict[bytes | str, Greeting] = {}
@@ -364,8 +368,8 @@ class Peers:
             self._ask_for_open_calls(peer)
 
     def _ask_for_open_calls(self, peer: RemotePeer) -> None:
-        """Have the peer fail those of our calls whose answer went down with its old lane."""
-        ids = self._calls.open_ids(peer)
+        """Have the peer fail what it does not hold: its news went down with its old lane."""
+        ids = self._calls.open_ids(peer) + self._replaced_listener(peer)
         for start in range(0, len(ids), MAX_OPEN_CALLS):
             some = ids[start : start + MAX_OPEN_CALLS]
             peer.send(self._codec.encode((OPEN_CALLS, some)), urgent=True)

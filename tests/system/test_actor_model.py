@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -36,6 +37,7 @@ from flock.proxy import ActorProxy
 from flock.topics import Gap
 from flock.wire import Codec
 from tests.support import eventually
+from tests.system.zookeeper_faults import Proxy
 
 
 class Notebook(Actor):
@@ -313,6 +315,34 @@ def test_a_killed_node_is_told_to_who_monitors_its_actor(registry_url: str, tmp_
         process.wait(10)
         assert eventually(lambda: news, 5)[0].crashed
     close(process)
+
+
+def test_a_monitor_outlives_a_break_of_the_way_back_alone(
+    registry_url: str, tmp_path: Path
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = "{}:{}".format(*free.getsockname())
+    proxy = Proxy(address)
+    here = Flock(
+        registry=registry_url, listen=f"tcp://{address}", advertise=f"tcp://{proxy.address}"
+    )
+    with here, node("there", registry_url, tmp_path) as there:
+        there.supervise(Notebook, name="book")
+        book = here["there"]["book"]
+        news: list[Down] = []
+        book.monitor(news.append)
+        assert book.add(1, 1) == 2
+        [to_us] = there.node._peers.all()
+        broken = to_us.lane
+        proxy.shut()
+        proxy.reopen()
+        assert eventually(lambda: to_us.lane not in (None, broken), 5)
+        assert news == []
+
+        book.boom.defer()
+        told = [Down("there", "book", "ValueError: told to", True)]
+        assert eventually(lambda: news, 5) == told
+    proxy.close()
 
 
 def test_linked_actors_crash_together_and_one_that_traps_exits_is_told(
