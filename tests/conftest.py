@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 import pytest
 from zookeeper_servers import NotInstalled, ZooKeeperEnsemble
 
+from tests.debian import may_change_the_machine
 from tests.support import MARK, eventually, processes_of_tests
 
 if TYPE_CHECKING:
@@ -192,5 +193,5 @@ def _kill(pid: int) -> None:
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip what would change the machine, unless it was asked for."""
-    if item.get_closest_marker("system_changes") and os.environ.get("FLOCK_TEST_SYSTEM") != "1":
+    if item.get_closest_marker("system_changes") and not may_change_the_machine():
         pytest.skip("changes this machine; FLOCK_TEST_SYSTEM=1 runs it")

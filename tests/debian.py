@@ -21,6 +21,20 @@ def changing_the_machine() -> Iterator[None]:
         yield
 
 
+def may_change_the_machine() -> bool:
+    """Say whether tests may install packages, and change services and users."""
+    return os.environ.get("FLOCK_TEST_SYSTEM") == "1"
+
+
+def need(program: str) -> None:
+    """See that a program is there, from the package of its name; else skip the test."""
+    if shutil.which(program) is not None:
+        return
+    if not may_change_the_machine():
+        pytest.skip(f"{program} is not installed; FLOCK_TEST_SYSTEM=1 gets it")
+    install(program)
+
+
 def install(*packages: str) -> None:
     """Install packages, once for all workers; skip the test where that cannot be done.
 

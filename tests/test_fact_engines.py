@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import threading
 
 import pytest
@@ -14,6 +13,7 @@ from flock.converge.fact_engines import COMMANDS, KEPT_SECONDS, EngineFacts
 from flock.errors import RunCancelled
 from flock.journal import Journal
 from flock.settings import load_settings
+from tests.debian import need
 from tests.kitchens import is_running
 from tests.support import eventually
 
@@ -145,8 +145,9 @@ def test_our_own_names_keep_their_form(journal, stand_in):
     }
 
 
-@pytest.mark.skipif(not shutil.which("facter"), reason="facter is not installed")
+@pytest.mark.timeout(400)
 def test_what_facter_prints_leaves_chefs_names_in_place(journal):
+    need("facter")
     ours = machine_facts.collect()
 
     facts = EngineFacts("facter", journal)()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import pty
 import select
-import shutil
 import socket
 import subprocess
 import sys
@@ -18,6 +17,7 @@ import pytest
 
 from flock.ctl.names import known_names, note_names
 from flock.settings import load_settings
+from tests.debian import need
 from tests.flockctl import Flockctl, flockctl_on
 
 
@@ -112,7 +112,7 @@ def environment(flockctl: Flockctl) -> dict[str, str]:
     program.write_text(f'#!/bin/sh\nexec {sys.executable} -m flock "$@"\n')
     program.chmod(0o755)
     return flockctl.environment | {
-        "PATH": f"{folder}:/usr/bin:/bin",
+        "PATH": f"{folder}:{os.environ['PATH']}",
         "HOME": str(flockctl.folder),
         "TERM": "xterm",
     }
@@ -120,8 +120,7 @@ def environment(flockctl: Flockctl) -> dict[str, str]:
 
 def ask_shell(environment: dict[str, str], *words: str) -> str:
     """Run a shell; return what it printed."""
-    if shutil.which(words[0], path=environment["PATH"]) is None:
-        pytest.skip(f"there is no {words[0]} here")
+    need(words[0])
     done = subprocess.run(
         words, env=environment, capture_output=True, text=True, timeout=60, check=False
     )
@@ -140,15 +139,16 @@ def test_the_script_for_bash_completes_in_a_real_bash(environment):
     assert names == "bender0 bender1"
 
 
+@pytest.mark.timeout(400)
 def test_the_script_for_fish_completes_in_a_real_fish(environment):
     script = "flockctl completion fish | source; complete -C 'flockctl runs bend'"
     assert ask_shell(environment, "fish", "-c", script).split() == ["bender0", "bender1"]
 
 
+@pytest.mark.timeout(400)
 def test_the_script_for_zsh_completes_in_a_real_zsh(environment):
     # zsh completes only where somebody types: at a terminal of its own.
-    if shutil.which("zsh") is None:
-        pytest.skip("there is no zsh here")
+    need("zsh")
     master, slave = pty.openpty()
     zsh = subprocess.Popen(
         ["setsid", "--ctty", "zsh", "-f", "-i"],
