@@ -24,8 +24,9 @@ from flock.converge.cook import Around
 from flock.converge.forks import in_children
 from flock.converge.kitchen import Kitchen
 from flock.converge.locks import Locksmith, LockWish
+from flock.converge.run_list import parse_item
 from flock.converge.waiting import Lookout
-from flock.errors import ConvergeError, FlockError, NameTaken, SettingsError
+from flock.errors import ConvergeError, FlockError, NameTaken, RecipeError, SettingsError
 from flock.extensions import load_actors, load_handlers
 from flock.fleet import Flock
 from flock.journal import Journal
@@ -58,6 +59,7 @@ def furnish(flock: Flock) -> None:
             folder belongs to another registry.
     """
     settings, name = flock.settings, flock.node.identity.name
+    check_runs(settings)
     folder = StateFolder(settings.state_folder(name))
     folder.hold(name)
     flock.before_close(folder.let_go)
@@ -116,6 +118,23 @@ def furnish(flock: Flock) -> None:
         flock.before_close(timetable.stop)
 
 
+def check_runs(settings: Settings) -> None:
+    """Refuse settings that no run can go by; to be called before anything is written.
+
+    Whether the cookbooks hold what the run list names is known when a run begins.
+
+    Raises:
+        SettingsError: an item of the run list is none, or a handler cannot be loaded.
+    """
+    try:
+        for item in settings.run_list:
+            parse_item(item, f"run_list (from: {settings.origin('run_list')})")
+    except RecipeError as error:
+        raise SettingsError(str(error)) from None
+    for moment in ("start", "report", "exception"):
+        load_handlers(settings, moment)
+
+
 def make_kitchen(
     settings: Settings,
     name: str,
@@ -126,6 +145,8 @@ def make_kitchen(
     around: Around = nullcontext,
     locksmith: Locksmith | None = None,
     lookout: Lookout | None = None,
+    *,
+    run_list_lasts: bool = True,
 ) -> Kitchen:
     """Make a machine's kitchen from the settings; the node object is claimed for it.
 
@@ -141,6 +162,8 @@ def make_kitchen(
         around: what the recipes and resources of a run happen inside of.
         locksmith: gives its runs their locks; without one none is had.
         lookout: watches what its waits ask for.
+        run_list_lasts: whether the settings' run list becomes the node's own;
+            False where nothing that lasts is to be changed.
 
     Raises:
         BusyError: the node object belongs to another host or state folder.
@@ -151,7 +174,7 @@ def make_kitchen(
     kitchen = Kitchen(
         name,
         settings.cookbooks,
-        keeper.claim(settings.run_list),
+        keeper.claim(settings.run_list, lasts=run_list_lasts),
         settings.state_folder(name),
         settings.environment,
         journal=journal,

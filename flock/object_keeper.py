@@ -61,6 +61,7 @@ class ObjectKeeper:
         self._awake = threading.Event()
         self._closed = False
         self._saver: threading.Thread | None = None
+        self._for_now: list[str] = []
         self._stop_listening: Cancel | None = None
         if registry is not None:
             self._stop_listening = registry.on_state(self._on_state)
@@ -75,7 +76,7 @@ class ObjectKeeper:
         if saver is not None:
             saver.join()
 
-    def claim(self, run_list: Sequence[str] | None = None) -> list[str]:
+    def claim(self, run_list: Sequence[str] | None = None, *, lasts: bool = True) -> list[str]:
         """Make sure that the node object is this state folder's own, and return its run list.
 
         To be called once, before the first run.
@@ -83,20 +84,24 @@ class ObjectKeeper:
         Args:
             run_list: the run list that was given to this process; it becomes
                 the node's own. None keeps what stands.
+            lasts: False lets this process go by the given run list without
+                that; nobody else hears of it.
 
         Raises:
             BusyError: the node object belongs to another host or state folder.
             RegistryUnavailable: that cannot be known now.
         """
         with self._lock:
-            if run_list:
+            if run_list and not lasts:
+                self._for_now = list(run_list)
+            elif run_list:
                 self._journal.remember(_RUN_LIST, list(run_list))
                 self._journal.remember(_OWN_RUN_LIST, True)
             if self._objects is not None:
                 given = self._journal.recall(_RUN_LIST) if self._owns_run_list() else None
                 standing = self._objects.claim(self._name, self._home, given)
                 self._note_run_list(standing)
-        return self._known_run_list()
+        return self._for_now or self._known_run_list()
 
     # --- what a kitchen asks for
 
@@ -114,7 +119,7 @@ class ObjectKeeper:
                 else:
                     if found is not None:
                         self._note_run_list(found.run_list)
-        return self._known_run_list()
+        return self._for_now or self._known_run_list()
 
     def normal_attributes(self) -> dict[str, Any]:
         """Return the normal attributes as they stand; asked before each run.

@@ -36,7 +36,7 @@ def converge(line: CommandLine, *, why_run: bool, wait: bool) -> None:
     """
     interrupt_at_sigterm()
     output = line.output
-    with _kitchen(line) as kitchen:
+    with _kitchen(line, run_list_lasts=not why_run) as kitchen:
         if not output.wants_json:
             kitchen.on_event(lambda event: _show_change(output, event, why_run=why_run))
         try:
@@ -53,9 +53,9 @@ def converge(line: CommandLine, *, why_run: bool, wait: bool) -> None:
 
 
 @contextmanager
-def _kitchen(line: CommandLine) -> Iterator[Kitchen]:
+def _kitchen(line: CommandLine, *, run_list_lasts: bool) -> Iterator[Kitchen]:
     """Give this machine's kitchen, under the name of its node; refused without a registry."""
-    from flock.boot import StateFolder, make_kitchen
+    from flock.boot import StateFolder, check_runs, make_kitchen
     from flock.locksmith import RegistryLocksmith
     from flock.lookout import FlockLookout
     from flock.notice_office import NoticeOffice
@@ -63,6 +63,7 @@ def _kitchen(line: CommandLine) -> Iterator[Kitchen]:
     from flock.run_waits import run_chains, watch_for_circles
 
     settings = line.settings()
+    check_runs(settings)
     name = line.talk_to(settings.name or host_name())
     with ExitStack() as stack:
         registry = line.open_registry()
@@ -91,6 +92,7 @@ def _kitchen(line: CommandLine) -> Iterator[Kitchen]:
             chains.around,
             locksmith=locksmith,
             lookout=FlockLookout(lambda: fleet),
+            run_list_lasts=run_list_lasts,
         )
         circles = watch_for_circles(kitchen, chains, lambda: fleet, registry, is_unseen=True)
         stack.callback(circles.stop)

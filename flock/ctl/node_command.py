@@ -121,13 +121,14 @@ def _join(line: CommandLine, signals: StopSignals) -> Flock | None:
 
     Until then runs go on as the interval says, from what the journal knows.
     """
-    from flock.boot import node_keys
+    from flock.boot import check_runs, node_keys
     from flock.extensions import load_site
     from flock.fleet import Flock
 
     settings = line.settings()
     # What is wrong there is said now, not when the registry answers.
     load_site(settings)
+    check_runs(settings)
     name = checked_name(settings.name or host_name())
     keys = node_keys(settings, name) if settings.crypto else None
     told = -_LINE_EVERY

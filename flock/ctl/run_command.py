@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,6 +11,7 @@ from flock.ctl.options import CommandLine, on_query, pass_line, reachable
 from flock.ctl.orders import Order, Orders
 from flock.ctl.output import Ended, Output, shared_code
 from flock.ctl.progress import progress_of
+from flock.ctl.run_items import read_items
 from flock.ctl.targets import check_targets, expand, found
 
 if TYPE_CHECKING:
@@ -84,11 +84,10 @@ def _follow(
 
 def _items(written: Sequence[str]) -> list[str] | None:
     """Return the items of a run list; None if none was given."""
-    from flock.setting_values import read_run_list
-
     if not written:
         return None
-    items = list(read_run_list(",".join(written), Path()))
+    # What is wrong here already is not sent to become a failed run on each node.
+    items = read_items(written)
     if not items:
         raise click.UsageError("--override-run-list names nothing")
     return items

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import click
 
 from flock.ctl.options import CommandLine, common, pass_line
-from flock.errors import NodeNotFound, RecipeError, UsageError
+from flock.ctl.run_items import meaning, read_items
+from flock.errors import NodeNotFound, UsageError
 
 
 @click.command("run-list")
@@ -41,8 +41,10 @@ def run_list(line: CommandLine, node: str, deed: str | None, items: Sequence[str
     finally:
         registry.close()
     if change is not None:
-        told = "its next run takes it up" if before != after else "it was so already"
-        line.output.say(f"the run list of {name} is written: {told}")
+        told = "written: its next run takes it up" if before != after else "so already"
+        line.output.say(f"the run list of {name} is {told}")
+    if not after:
+        line.output.say(f"the run list of {name} is empty")
     if line.output.wants_json:
         line.output.value(after)
         return
@@ -54,17 +56,15 @@ def _change(
     name: str, deed: str | None, written: Sequence[str]
 ) -> Callable[[list[str]], list[str]] | None:
     """Return what changes a run list, None if nothing is to be changed."""
-    from flock.setting_values import read_run_list
-
     if deed is None:
         return None
     changes = {"add": _added, "remove": _removed, "set": _set}
     if deed not in changes:
         raise click.UsageError(f"{deed!r} is nothing to do with a run list: add, remove or set")
-    if not written:
+    items = read_items(written)
+    if not items:
         raise click.UsageError(f"{deed} what? Name items, as 'recipe[web]'")
-    items = read_run_list(list(written), Path())
-    meant = [_meant(item) for item in items]
+    meant = [meaning(item) for item in items]
     return lambda standing: changes[deed](name, standing, items, meant)
 
 
@@ -95,23 +95,9 @@ def _firsts(items: Sequence[str], meant: Sequence[object]) -> list[tuple[object,
     return list(firsts.items())
 
 
-def _meant(item: str) -> tuple[str, str]:
-    """Return what an item means, so that `cb` and `recipe[cb::default]` are the same.
-
-    Raises:
-        UsageError: it is no item.
-    """
-    from flock.converge.run_list import parse_item
-
-    try:
-        return parse_item(item)
-    except RecipeError as error:
-        raise UsageError(str(error)) from None
-
-
 def _loosely_meant(item: str) -> tuple[str, str]:
     """Do the same for an item that stands, whatever it is."""
     try:
-        return _meant(item)
+        return meaning(item)
     except UsageError:
         return "", item

@@ -1,0 +1,65 @@
+"""What a command that was refused, or was to look only, leaves behind: nothing."""
+
+from __future__ import annotations
+
+import pytest
+
+
+def run_list_of(flockctl, name):
+    return flockctl("run-list", name, "--json").value
+
+
+@pytest.fixture
+def fry(alone):
+    """Give the words that converge `fry`, whose own run list is `cb`."""
+    alone.recipe("default", "file('{here}/there', content='x')")
+    words = ("converge", "--name", "fry", "--cookbooks", str(alone.cookbooks))
+    assert alone(*words, "--run-list", "recipe[cb]").code == 0
+    return words
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (("--run-list", "recipe[cb"), "run_list (from: argument): 'recipe[cb' does not name"),
+        (("--run-list", "other", "--start-handlers", "nowhere:to"), "'nowhere:to'"),
+    ],
+)
+@pytest.mark.parametrize("command", ["converge", "node"])
+def test_a_refused_run_list_is_not_kept(alone, fry, command, wrong, said):
+    refused = alone(command, *fry[1:], *wrong)
+
+    assert refused.code == 2
+    assert len(refused.err.splitlines()) == 1
+    assert said in refused.err
+    assert run_list_of(alone, "fry") == ["recipe[cb]"]
+    assert alone(*fry).code == 0
+
+
+def test_the_run_list_of_a_why_run_is_not_kept(alone, fry):
+    alone.recipe("other", "file('{here}/other', content='x')")
+
+    looked = alone(*fry, "--run-list", "cb::other", "--why-run")
+
+    assert "write" in looked.out
+    assert run_list_of(alone, "fry") == ["recipe[cb]"]
+    assert alone(*fry, "--json").value["run_list"] == ["recipe[cb]"]
+
+
+def test_an_override_run_list_that_names_no_recipe_makes_no_run(alone):
+    alone.node("bender0")
+
+    refused = alone("run", "bender0", "--override-run-list", "recipe[cb")
+
+    assert (refused.code, refused.out) == (2, "")
+    assert "'recipe[cb' does not name a recipe" in refused.err
+    assert alone("runs", "bender0", "--json").value == []
+
+
+def test_an_empty_run_list_is_said_and_nothing_is_added_to_it(alone):
+    assert alone("converge", "--name", "fry").code == 0
+
+    shown = alone("run-list", "fry")
+    assert (shown.code, shown.out) == (0, "")
+    assert shown.err == "the run list of fry is empty\n"
+    assert alone("run-list", "fry", "add", "").code == 2
