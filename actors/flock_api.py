@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar
 
+from actors.arguments import true_or_false
 from flock.actor import Actor
 from flock.converge.kitchen import Kitchen
 from flock.converge.locks import LockWish
@@ -99,10 +100,17 @@ class FlockApi(Actor):
 
         Raises:
             BusyError: another kind of run is queued; says its id.
+            UsageError: an argument is of another kind; nothing was ordered.
             DeadlockError: with `wait`, the call came from the run going on here.
         """
+        wait, why_run = true_or_false("wait", wait), true_or_false("why_run", why_run)
         if isinstance(override_run_list, str):
             override_run_list = [override_run_list]
+        if not isinstance(override_run_list, list | tuple | None):
+            raise UsageError(
+                f"override_run_list is {override_run_list!r}, wanted is a list of items as"
+                " 'recipe[cb::name]'"
+            )
 
         caller = self.caller
         teller = self._publisher.teller(caller, str(tell)) if tell and caller else None
@@ -206,7 +214,7 @@ class FlockApi(Actor):
         return self._kitchen.last_run()
 
     def runs(self, limit: int = 20) -> list[dict[str, Any]]:
-        """Return the heads of the last runs, the newest first."""
+        """Return the heads of the last runs, the newest first; a queued one is the first."""
         return self._kitchen.runs(limit)
 
     def run(self, run_id: str) -> dict[str, Any] | None:

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
+from actors.arguments import true_or_false
 from flock.actor import Actor
 from flock.converge.dishes import DEFAULT_SINK
 from flock.converge.kitchen import Kitchen
@@ -60,8 +61,10 @@ class Sink(Actor):
 
         Raises:
             BusyError: another kind of run is queued; says its id.
+            UsageError: `why_run` is neither true nor false.
             DeadlockError: the call came from the run going on here.
         """
+        why_run = true_or_false("why_run", why_run)
         asked_by = self.caller or "this node"
         report = self.later()
         self._chains.order_and_wait(

@@ -137,7 +137,7 @@ class Journal:
                 report.update(state="failed", error="process died")
                 connection.execute(
                     "UPDATE runs SET state = 'failed', head = ?, report = ? WHERE run_id = ?",
-                    (_head(report), json.dumps(report), report["run_id"]),
+                    (json.dumps(head_of(report)), json.dumps(report), report["run_id"]),
                 )
         return [report["run_id"] for report in reports]
 
@@ -198,7 +198,7 @@ class Journal:
 
     def _save_run(self, report: dict[str, Any]) -> None:
         """Write a report, and drop what is over `KEPT_RUNS`."""
-        row = (report["run_id"], report["state"], _head(report), json.dumps(report))
+        row = (report["run_id"], report["state"], json.dumps(head_of(report)), json.dumps(report))
         with self.writing() as connection:
             connection.execute(
                 "INSERT INTO runs (run_id, state, head, report) VALUES (?, ?, ?, ?)"
@@ -237,6 +237,6 @@ class Journal:
             raise JournalError(f"cannot {verb} the journal {self.path}: {error}") from error
 
 
-def _head(report: dict[str, Any]) -> str:
-    """Return a report without its long parts, as JSON."""
-    return json.dumps({key: value for key, value in report.items() if key not in _HEAD_ONLY})
+def head_of(report: dict[str, Any]) -> dict[str, Any]:
+    """Return a report without its resources, notices and locks."""
+    return {key: value for key, value in report.items() if key not in _HEAD_ONLY}

@@ -75,6 +75,8 @@ def test_nobody_joins_a_run_that_has_started_and_one_is_queued_behind_it(site, g
     assert second is not first
     assert third is second
     assert (first.state, second.state) == ("running", "queued")
+    assert [head["run_id"] for head in kitchen.runs()] == [second.run_id, first.run_id]
+    assert [head["state"] for head in kitchen.runs(1)] == ["queued"]
     gate.open()
     first_report, second_report = first.wait(5), second.wait(5)
     assert first_report["run_id"] != second_report["run_id"]
@@ -624,6 +626,16 @@ def test_the_log_says_what_happened(site, caplog):
     assert "hello there" in caplog.text
     assert "execute[false] run failed: `false` ended with exit code 1" in caplog.text
     assert f"run {report['run_id']} failed after" in caplog.text
+
+
+def test_the_log_of_a_why_run_says_what_would_happen(site, caplog):
+    caplog.set_level(logging.INFO, logger="flock.converge")
+    site.recipe("file('{here}/a', content='x')")
+
+    report = site.converge(why_run=True)
+
+    assert f"why-run {report['run_id']} started" in caplog.text
+    assert f"file[{site.folder}/a] create: would write {site.folder}/a" in caplog.text
 
 
 def test_an_idle_kitchen_has_no_thread(site):

@@ -463,7 +463,7 @@ class Cook:
 
     def _tell(self, run: Run, event: str, said: Mapping[str, Any]) -> None:
         """Tell an event of a run."""
-        self._events.tell(run.run_id, event, said, run.listeners)
+        self._events.tell(run.run_id, event, {"why_run": run.why_run, **said}, run.listeners)
 
 
 def _would_change(runner: Runner, compilation: Compilation, name: str, action: str) -> bool | None:

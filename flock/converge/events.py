@@ -1,6 +1,7 @@
 """Tell what a run does, step by step, to the log and to whoever listens.
 
-An event is plain data: `event`, `node`, `run_id` and `time`, and
+An event is plain data: `event`, `node`, `run_id`, `time`, `why_run` (then a
+resource is `changed` that would be), and
 
 - `run queued` (on the thread of its caller; never for a run that starts at
   once), `run waiting` with the `holder` of the run lock, `run started` with
@@ -66,10 +67,10 @@ class Events:
 def _write_to_log(told: Mapping[str, Any]) -> None:
     """Write the events that people want to read into the log."""
     event, node = told["event"], told["node"]
+    run, would = ("why-run", "would ") if told.get("why_run") else ("run", "")
     if event == "resource changed":
-        log.info(
-            "%s: %s %s: %s", node, told["resource"], told["action"], ", ".join(told["changes"])
-        )
+        changes = ", ".join(told["changes"])
+        log.info("%s: %s %s: %s%s", node, told["resource"], told["action"], would, changes)
     elif event == "resource failed":
         log.error("%s: %s %s failed: %s", node, told["resource"], told["action"], told["error"])
     elif event == "resource waiting":
@@ -88,15 +89,17 @@ def _write_to_log(told: Mapping[str, Any]) -> None:
             told["from_run"],
         )
     elif event == "run waiting":
-        log.info("%s: run %s waits for %s", node, told["run_id"], told["holder"])
+        log.info("%s: %s %s waits for %s", node, run, told["run_id"], told["holder"])
     elif event == "run started":
-        log.info("%s: run %s started: %s", node, told["run_id"], ", ".join(told["run_list"]))
+        run_list = ", ".join(told["run_list"])
+        log.info("%s: %s %s started: %s", node, run, told["run_id"], run_list)
     elif event == "run ended":
         report = told["report"]
         why = f": {report['error']}" if report["error"] else ""
         log.info(
-            "%s: run %s %s after %s s%s",
+            "%s: %s %s %s after %s s%s",
             node,
+            run,
             told["run_id"],
             report["state"],
             report["seconds"],

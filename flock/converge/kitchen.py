@@ -33,7 +33,7 @@ from flock.converge.run import Run
 from flock.converge.run_lock import RunLock
 from flock.converge.run_queue import RunQueue
 from flock.converge.waiting import Lookout
-from flock.journal import Journal
+from flock.journal import Journal, head_of
 
 log = logging.getLogger("flock.converge")
 
@@ -434,8 +434,12 @@ class Kitchen:
         return None
 
     def runs(self, limit: int = 20) -> list[dict[str, Any]]:
-        """Return the heads of the last runs, the newest first."""
-        return self._journal.runs(limit)
+        """Return the heads of the last runs, the newest first; a queued one is the first."""
+        queued = self._queue.runs[1]
+        heads = [] if queued is None else [head_of(queued.report.as_data())]
+        ids = {head["run_id"] for head in heads}
+        heads += [head for head in self._journal.runs(limit) if head["run_id"] not in ids]
+        return heads[: max(0, limit)]
 
     def run(self, run_id: str) -> dict[str, Any] | None:
         """Return the report of a run as it stands, None if none of this id is kept."""

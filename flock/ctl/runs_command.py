@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from flock.ctl.options import CommandLine, pass_line, reachable
@@ -38,8 +40,14 @@ def runs(line: CommandLine, node: str, run_id: str | None, limit: int) -> None:
         columns = ("run_id", "state", "started", "seconds", "asked_by", "error")
         output.table(
             [column.upper() for column in columns],
-            ([head[column] or "" for column in columns] for head in heads),
+            ([_cell(head, column) for column in columns] for head in heads),
         )
+
+
+def _cell(head: dict[str, Any], column: str) -> object:
+    if column == "state" and head["why_run"]:
+        return f"{head['state']} (why-run)"
+    return head[column] or ""
 
 
 @click.command()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import signal
+import tempfile
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -59,6 +61,17 @@ def test_a_cancelled_run_ends_its_command_with_all_its_children_within_five_seco
         assert api.active() is False
 
 
+@pytest.fixture(scope="module")
+def ordering():
+    """Give the command beside a node of which only what it refuses is asked."""
+    with (
+        tempfile.TemporaryDirectory(prefix="flk-") as folder,
+        flockctl_on(f"embedded:{folder}/registry", Path(folder)) as command,
+    ):
+        command.node("bender0")
+        yield command
+
+
 def test_while_a_run_goes_on_one_more_is_queued_and_answers_all_who_want_it(flockctl):
     flockctl.recipe(
         "default",
@@ -83,6 +96,23 @@ def test_while_a_run_goes_on_one_more_is_queued_and_answers_all_who_want_it(floc
     assert {report["run_id"] for report in reports[1:]} == {queued["run_id"]}
     assert reports[0]["run_id"] != queued["run_id"]
     assert (flockctl.folder / "runs").read_text() == "x\nx\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("flock_api", "run_chef", "why_run=False"), "why_run is 'False', wanted is true or false"),
+        (("flock_api", "run_chef", "wait=no"), "wait is 'no', wanted is true or false"),
+        (("flock_api", "run_chef", "override_run_list=5"), "override_run_list is 5, wanted is"),
+        (("sink", "wash", "default", "why_run=no"), "why_run is 'no', wanted is true or false"),
+    ],
+)
+def test_a_word_that_is_neither_true_nor_false_orders_no_run(ordering, words, said):
+    refused = ordering("call", "bender0", *words)
+
+    assert refused.code == 2
+    assert said in refused.err
+    assert ordering("runs", "bender0", "--json").value == []
 
 
 def test_the_last_hundred_runs_are_known_after_the_node_was_killed(embedded_url, tmp_path):
