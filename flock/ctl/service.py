@@ -21,6 +21,9 @@ from types import FrameType
 OURS = ("flock", "registry", "actors")
 """Loggers of this project; other libraries are heard from their warnings on."""
 
+_RECIPES_LOG = "flock.converge.log"
+"""Where the resource `log` writes."""
+
 _WAKE_EVERY = 1.0
 """Seconds that a signal waits at most which another thread than the main one took."""
 
@@ -45,7 +48,11 @@ class JsonLines(logging.Formatter):
 
 
 class _OneLine(logging.Formatter):
-    """Leaves the traceback to those who keep logs."""
+    """Leaves the traceback to those who keep logs, and a recipe's words as they are."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+        """Say that the line is ours, unless a recipe says it."""
+        return record.message if record.name == _RECIPES_LOG else super().formatMessage(record)
 
     def formatException(self, ei: object) -> str:  # noqa: ARG002, N802 - logging's name
         """Return nothing."""
@@ -79,6 +86,8 @@ def log_warnings_only(*, debug: bool) -> None:
         logging.getLogger(name).setLevel(logging.DEBUG if debug else logging.WARNING)
     # What a registry warns of is for those who keep a node: that it is open, say.
     logging.getLogger("registry").setLevel(logging.DEBUG if debug else logging.ERROR)
+    # What a recipe says with `log` is meant to be read wherever it runs.
+    logging.getLogger(_RECIPES_LOG).setLevel(logging.DEBUG if debug else logging.INFO)
 
 
 def _log_death_of_thread(died: threading.ExceptHookArgs) -> None:

@@ -608,3 +608,13 @@ def test_ctrl_c_cancels_a_converge_with_its_command_and_reports(alone):
     assert ended.code == 130
     report: dict[str, Any] = ended.value
     assert report["state"] == "cancelled"
+
+
+def test_converge_shows_what_a_recipe_says(alone):
+    alone.recipe("default", "log('hello')\nlog('aside', level='debug')")
+    words = ("converge", "--cookbooks", str(alone.cookbooks), "--run-list", "recipe[cb]")
+
+    ended = alone(*words)
+
+    assert ended.err.splitlines()[0] == "hello"
+    assert "aside" not in ended.err
