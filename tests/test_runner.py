@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from typing import Any
 
@@ -346,6 +347,25 @@ def test_secrets_of_a_sensitive_resource_are_shown_nowhere(site, caplog):
     assert report["state"] == "failed"
     assert "geheim" not in f"{report} {site.events} {caplog.text}"
     assert site.text("a") == "geheim"
+
+
+def test_a_sensitive_resource_shows_its_questions_and_errors_nowhere(site, caplog):
+    caplog.set_level(logging.DEBUG)
+    site.recipe("""
+        quiet = {'sensitive': True, 'ignore_failure': True}
+        soon = {'timeout': 0.1, 'pause': 0.05}
+        execute('a', command='echo secret-a; exit 1', **quiet)
+        execute('b', command='true', **quiet).only_if('test secret-b')
+        execute('c', command='true', **quiet).wait_while('test secret-c', **soon)
+        execute('d', command='true', **quiet).wait_while('test secret-d', on_timeout='skip', **soon)
+        execute('e', command='true', **quiet).wait_while(
+            'test secret-e', on_timeout='go_on', **soon
+        )
+    """)
+    report = site.converge()
+    assert states(report) == ["failed", "changed", "failed", "skipped", "changed"]
+    assert "secret-" not in repr((report, site.events))
+    assert "secret-" not in caplog.text
 
 
 def test_a_text_difference_is_told_with_the_change(site):

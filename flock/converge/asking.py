@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from flock.converge.condition import Question, Wait
+from flock.converge.condition import Question, Wait, question_text
 from flock.converge.plain_question import is_plain
 from flock.converge.provider import Machine, Skipped
 from flock.converge.resource import Resource
@@ -59,7 +59,8 @@ class Asking:
         """
         for wait in resource.waits:
             plain = is_plain(wait.question)
-            with self._waits.waiting(str(resource), str(wait), is_plain=plain) as waiting:
+            name = _shown(resource, wait)
+            with self._waits.waiting(str(resource), name, is_plain=plain) as waiting:
                 watched = _Watched(self._lookout, waiting.wake)
                 try:
                     self._wait(resource, wait, waiting, watched)
@@ -103,10 +104,12 @@ class Asking:
             waiting.end_question(last, readings)
             if waiting.gave_up or circle:
                 circle = circle or waiting.circle
-                _give_up(wait, WaitCircle(str(wait), round(waiting.seconds, 1), last, circle))
+                name = _shown(resource, wait)
+                _give_up(wait, WaitCircle(name, round(waiting.seconds, 1), last, circle))
                 return
             if waiting.seconds >= wait.timeout:
-                _give_up(wait, WaitTimeout(str(wait), round(waiting.seconds, 1), last))
+                name = _shown(resource, wait)
+                _give_up(wait, WaitTimeout(name, round(waiting.seconds, 1), last))
                 return
             if last != shown:
                 shown = last
@@ -145,6 +148,11 @@ class _Watched:
         for cancel in self._watches.values():
             if cancel is not None:
                 cancel()
+
+
+def _shown(resource: Resource, wait: Wait) -> str:
+    """Name a wait for people: without its question, if the resource is sensitive."""
+    return f"{wait.kind} {resource.shown(question_text(wait.question))}"
 
 
 def _give_up(wait: Wait, error: WaitTimeout) -> None:

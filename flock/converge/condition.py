@@ -56,9 +56,10 @@ class Wait:
     on_timeout: OnTimeout
     where: str
 
-    def __str__(self) -> str:
-        """Name the wait as the recipe does."""
-        return f"{'wait_until' if self.wanted else 'wait_while'} {question_text(self.question)}"
+    @property
+    def kind(self) -> str:
+        """`wait_until` or `wait_while`."""
+        return "wait_until" if self.wanted else "wait_while"
 
 
 _COMMAND_OPTIONS = frozenset({"cwd", "user", "group", "environment", "timeout"})

@@ -299,7 +299,8 @@ class Runner:
         except RunCancelled as cancelled:
             row.state, row.error, failure = "failed", f"cancelled: {cancelled}", cancelled
         except (Exception, SystemExit) as error:
-            log.debug("%s failed", resource, exc_info=True)
+            # The lines of a traceback show what is to be shown nowhere.
+            log.debug("%s failed", resource, exc_info=not resource.sensitive)
             row.state, row.error, failure = "failed", _error_text(error, resource), error
         row.seconds = time.monotonic() - begun
         self.report.rows.append(row)
