@@ -276,6 +276,7 @@ def test_an_error_in_an_included_recipe_names_that_recipe(site):
     ("path", "text", "where", "error"),
     [
         ("cookbooks/cb/attributes/default.toml", "[default]\nx = = 1\n", ":2", "Invalid value"),
+        ("cookbooks/cb/attributes/default.toml", "[default]\nx = [\n", ":2", "at end of document"),
         ("cookbooks/cb/attributes/default.toml", "[defualt]\n", ":1", "(did you mean 'default'?)"),
         ("cookbooks/cb/attributes/default.toml", "default = 1\n", ":1", "default must be a table"),
         (

@@ -381,6 +381,13 @@ def test_a_text_difference_is_told_with_the_change(site):
 # --- lazy values
 
 
+def test_a_lazy_value_that_does_not_fit_is_said_with_one_place(site):
+    place = site.recipe("file('{here}/a', content=lazy(lambda: 5))")
+
+    problem = "content must be str or bytes or None, not 5"
+    assert site.converge()["error"] == f"file[{site.folder}/a] ({place}:2): {problem}"
+
+
 def test_lazy_values_are_worked_out_when_the_resource_is_converged(site):
     site.recipe("""
         from pathlib import Path

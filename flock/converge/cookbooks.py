@@ -188,13 +188,17 @@ def read_toml(path: Path) -> dict[str, Any]:
     """Read a TOML file.
 
     Raises:
-        RecipeError: with the file and, where the parser knows it, the line.
+        RecipeError: with the file and the line.
     """
+    text = ""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        line = _TOML_LINE.search(str(error))
-        raise RecipeError(str(error), f"{path}:{line[1]}" if line else str(path)) from None
+        found = _TOML_LINE.search(str(error))
+        # Without a line it is at the end of the document.
+        line = found[1] if found else max(1, len(text.splitlines()))
+        raise RecipeError(str(error), f"{path}:{line}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"cannot be read: {error}", str(path)) from None
 

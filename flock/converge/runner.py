@@ -28,7 +28,7 @@ from flock.converge.provider import Change, Machine, Outcome, Skipped
 from flock.converge.report import Report, Row
 from flock.converge.resource import Resource, with_lazy_values
 from flock.converge.waiting import Lookout
-from flock.errors import FlockError, RunCancelled, RunFailed
+from flock.errors import FlockError, RecipeError, RunCancelled, RunFailed
 
 log = logging.getLogger("flock.converge")
 
@@ -502,6 +502,9 @@ def _error_text(error: BaseException, resource: Resource) -> str:
     """Say what went wrong in one line; where in the user's own code, if it was there."""
     if resource.sensitive and not isinstance(error, RunFailed):
         return f"{type(error).__name__} (hidden: the resource is sensitive)"
+    if isinstance(error, RecipeError):
+        # Whoever reads this is told already which resource failed, and where it stands.
+        return str(error).removeprefix(f"{resource.where}: {resource}: ")
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{error.strerror}: {error.filename}"
     if isinstance(error, FlockError | OSError):
