@@ -20,7 +20,7 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from kazoo.exceptions import NodeExistsError, NoNodeError
+from kazoo.exceptions import NoNodeError
 from kazoo.protocol.states import ZnodeStat
 
 from registry.contract import (
@@ -268,15 +268,7 @@ class Attempt:
         steps = requests.transaction()
         for folder in self._places.all:
             steps.create(folder)
-        try:
-            steps.commit()
-        except RegistryUnavailable as error:
-            # Made or not: whoever enters next finds out.
-            if not error.may_have_happened or not requests.remaining:
-                raise
-        except Refused as refusal:
-            if not isinstance(refusal.error, NodeExistsError):
-                raise requests.folders_gone(refusal) from refusal.error
+        steps.lay_out()
 
     def _find_entry(self, requests: Requests) -> tuple[str, ZnodeStat] | None:
         """Return our entry in the line and its stat, if it stands."""

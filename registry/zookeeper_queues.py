@@ -16,7 +16,7 @@ import random
 import re
 import time
 
-from kazoo.exceptions import NodeExistsError, NoNodeError
+from kazoo.exceptions import NoNodeError
 
 from registry.contract import (
     MAX_QUEUE_LENGTH,
@@ -102,15 +102,7 @@ class Queues:
         # that makes or drops a queue.
         steps.create(self._path(queue), b"%d" % (folder.pzxid if folder else 0))
         steps.create(self._marks_path(queue))
-        try:
-            steps.commit()
-        except RegistryUnavailable as error:
-            # Made or not: whoever appends next finds out.
-            if not error.may_have_happened or not requests.remaining:
-                raise
-        except Refused as refusal:
-            if not isinstance(refusal.error, NodeExistsError):
-                raise requests.folders_gone(refusal) from refusal.error
+        steps.lay_out()
 
     def entries(self, queue: str, limit: int) -> list[QueueEntry]:
         """Return the first entries; see `Registry.entries`."""

@@ -486,6 +486,22 @@ class Transaction:
         """
         return self._requests.results(self.send_when_connected())
 
+    def lay_out(self) -> None:
+        """Do it all, where all of it makes folders: that they stand already is as good.
+
+        Raises:
+            RegistryUnavailable: they may stand or not, or what they stand in is gone.
+        """
+        try:
+            self.commit()
+        except RegistryUnavailable as error:
+            # Made or not: whoever needs them next finds out.
+            if not error.may_have_happened or not self._requests.remaining:
+                raise
+        except Refused as refusal:
+            if not isinstance(refusal.error, NodeExistsError):
+                raise self._requests.folders_gone(refusal) from refusal.error
+
     def make_ready(self) -> None:
         """Do now what takes time when it is sent; no step is added after this."""
         self._steps.operations = [_Ready(step) for step in self._steps.operations]

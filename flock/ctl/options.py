@@ -112,12 +112,15 @@ def host_name() -> str:
     return socket.gethostname()
 
 
-def setting(name: str, metavar: str, explained: str) -> Callable[[Decorated], Decorated]:
-    """Make an option of a setting."""
+def setting(
+    name: str, metavar: str, explained: str, *, multiple: bool = False
+) -> Callable[[Decorated], Decorated]:
+    """Make an option of a setting, which may be repeated if that is `multiple`."""
     return click.option(
         f"--{name.replace('_', '-')}",
         name,
         metavar=metavar,
+        multiple=multiple,
         help=explained,
         expose_value=False,
         callback=_note,
@@ -139,15 +142,7 @@ def switch(name: str, explained: str) -> Callable[[Decorated], Decorated]:
 
 def several(name: str, metavar: str, explained: str) -> Callable[[Decorated], Decorated]:
     """Make an option of a setting that may be repeated."""
-    return click.option(
-        f"--{name.replace('_', '-')}",
-        name,
-        metavar=metavar,
-        multiple=True,
-        help=explained,
-        expose_value=False,
-        callback=_note,
-    )
+    return setting(name, metavar, explained, multiple=True)
 
 
 def _note(context: click.Context, option: click.Parameter, value: Any) -> None:
