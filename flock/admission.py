@@ -219,9 +219,11 @@ class Admission:
         text = key.decode()
         while True:
             # Watched before it is read, so that no change falls between.
-            if key not in self._watches:
+            watch = self._watches.get(key)
+            if watch is None:
                 cancel = self._registry.watch_key(text, lambda: self._check_again(key))
-                if self._watches.setdefault(key, cancel) is not cancel:
+                watch = self._watches.setdefault(key, cancel)
+                if watch is not cancel:
                     cancel()
             with self._lock:
                 change = self._changes.get(key, 0)
@@ -230,15 +232,25 @@ class Admission:
                 if self._changes.get(key, 0) != change:
                     continue
                 if record is None:
-                    self._changes.pop(key, None)
-                    watch = self._watches.pop(key, None)
                     break
-                if key in self._watches:
+                # Another watch would be of somebody who asked after ours had told of the end.
+                if self._watches.get(key) is watch:
                     self._known[key] = record
                     return record
-        if watch is not None:
-            watch()
+        self._forget(key)
         return None
+
+    def _forget(self, key: bytes) -> None:
+        """Note that a key's record is gone; who had it is cut off."""
+        with self._lock:
+            was_known = self._known.pop(key, None) is not None
+            self._changes.pop(key, None)
+            self._later.pop(key, None)
+            cancel = self._watches.pop(key, None)
+        if cancel is not None:
+            cancel()
+        if was_known:
+            self._removed(key)
 
     def _check_again(self, key: bytes, *, is_last_time: bool = False) -> None:
         """Look at a key's record after it changed; what cannot be asked stays as it was.
@@ -267,21 +279,13 @@ class Admission:
         if may_come_back:
             self._check_later(key, _COME_BACK_WITHIN, is_last_time=True)
             return
+        if record is None:
+            self._forget(key)
+            return
         with self._lock:
             self._changes[key] = self._changes.get(key, 0) + 1
-            was_known = key in self._known
-            if record is not None:
-                if was_known:
-                    self._known[key] = record
-                return
-            self._known.pop(key, None)
-            self._changes.pop(key, None)
-            self._later.pop(key, None)
-            cancel = self._watches.pop(key, None)
-        if cancel is not None:
-            cancel()
-        if was_known:
-            self._removed(key)
+            if key in self._known:
+                self._known[key] = record
 
     def _is_present(self, known: KeyRecord) -> bool:
         presence = self._registry.presence(known.name)

@@ -138,10 +138,12 @@ def test_a_known_key_gets_in_and_is_asked_about_once(door: Door) -> None:
 
 
 def test_an_unknown_key_is_refused_and_logged_once(
-    door: Door, caplog: pytest.LogCaptureFixture
+    door: Door, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("flock.admission._REFUSED_FOR", 0.0)  # each is looked up
     keys = zmq.curve_keypair()
     assert [door.knock(keys) for _ in range(3)] == [400, 400, 400]
+    assert len(door.registry.asked) == 3
     assert door.admission.known(keys[0]) is None
     assert len([r for r in caplog.records if "does not know" in r.message]) == 1
     assert door.registry.watches == []
@@ -235,6 +237,60 @@ def test_a_key_removed_while_it_is_looked_up_does_not_get_in(door: Door) -> None
 
     assert door.knock(keys) == 400
     assert door.admission.known(keys[0]) is None
+
+
+def test_a_key_whose_removal_cannot_be_read_while_it_is_looked_up_does_not_get_in(
+    door: Door,
+) -> None:
+    keys = zmq.curve_keypair()
+    door.registry.enter(keys[0])
+
+    def removed_in_an_outage() -> None:
+        door.registry.is_away = True
+        door.registry.remove(keys[0])
+
+    door.registry.during_read = removed_in_an_outage
+
+    assert door.knock(keys) == 500
+    assert door.admission.known(keys[0]) is None
+
+
+def test_a_key_removed_while_two_look_it_up_does_not_get_in(door: Door) -> None:
+    keys = zmq.curve_keypair()
+    door.registry.enter(keys[0])
+    second: list[KeyRecord | None] = []
+    other = threading.Thread(target=lambda: second.append(door.admission._asked(keys[0])))
+
+    def removed_and_asked_again() -> None:
+        door.registry.remove(keys[0])
+        going_on = door.registry.slow[keys[0].decode()] = threading.Event()
+        other.start()
+        assert eventually(lambda: door.registry.watches, within=5.0)
+        threading.Timer(0.1, going_on.set).start()
+
+    door.registry.during_read = removed_and_asked_again
+
+    assert door.knock(keys) == 400
+    other.join()
+    assert second == [None]
+    assert door.admission.known(keys[0]) is None
+
+
+def test_who_finds_a_known_key_gone_before_its_watch_tells_makes_it_unknown(door: Door) -> None:
+    keys = zmq.curve_keypair()
+    text = keys[0].decode()
+    door.registry.enter(keys[0])
+    going_on = door.registry.slow[text] = threading.Event()
+    slow = threading.Thread(target=door.admission._asked, args=(keys[0],))
+    slow.start()
+    assert eventually(lambda: door.registry.asked, within=5.0)
+    del door.registry.slow[text]
+    assert door.knock(keys) == 200
+    del door.registry.keys[text]  # and nobody was told yet
+    going_on.set()
+    slow.join()
+    assert door.admission.known(keys[0]) is None
+    assert door.removed == [keys[0]]
 
 
 def test_a_removal_that_cannot_be_read_is_read_later(

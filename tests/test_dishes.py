@@ -264,6 +264,25 @@ def test_a_recipe_that_a_wash_brought_in_is_in_use(site):
     assert report["recipes"] == ["cb::sink", "cb::wash", "cb::other", "cb::never"]
 
 
+def test_a_recipe_that_a_wash_of_its_own_brought_in_is_in_use(site):
+    dish_and_sink(site)
+    site.recipe("include_recipe('cb::other')", "cb::wash")
+    site.recipe("log('other')", "cb::other")
+    site.recipe("execute('echo never >> {here}/never')", "cb::never")
+    site.recipe(
+        "dishes_dish('other', recipe='cb::other', wash_recipe='cb::never', sink='second')",
+        "cb::second",
+    )
+    kitchen = site.kitchen()
+    converge(kitchen, "cb::dish", "cb::second", "cb::daemon", "cb::other")
+    kitchen.set_run_list(["cb::empty"])
+    site.recipe("", "cb::empty")
+
+    report = kitchen.order_wash("the test", ["default", "second"]).wait(20)
+
+    assert report["recipes"] == ["cb::wash", "cb::other"]
+
+
 @pytest.mark.parametrize("place", ["cb::daemon", "wrapper::install_daemon"])
 def test_a_dish_may_stand_in_the_recipe_that_it_watches_or_in_a_wrapper(site, place):
     site.recipe("execute('echo washed >> {here}/washed')", "cb::wash")

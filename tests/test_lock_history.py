@@ -84,6 +84,8 @@ def test_a_slot_that_nobody_gets_after_its_holder_was_killed_is_found():
     (problem,) = history(claims, [kill]).check(**BOUNDS)
     assert "a was killed holding it at 11.100, and b had not got it" in problem
     assert history([*claims, *held("b", 2, 20.0)], [kill]).check(**BOUNDS) == []
+    # One more who waits does so for b, and not for who was killed.
+    assert history([*claims, asked("c", 10.6), *held("b", 2, 20.0)], [kill]).check(**BOUNDS) == []
 
 
 def test_other_faults_give_a_killed_holders_slot_more_time():

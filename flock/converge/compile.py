@@ -82,7 +82,6 @@ class Compilation:
         self.recipes: list[str] = []
         self.roles: list[str] = []
         self.expanded_recipes: list[str] = []
-        self.complete = False
         self._recipe_stack: list[str] = []
         self._loaded_cookbooks: set[str] = set()
 
@@ -110,7 +109,6 @@ class Compilation:
             for recipe in expansion.recipes:
                 self.include(recipe, "run list")
             self.resolve()
-            self.complete = True
 
     def include(self, name: str, where: str) -> bool:
         """Execute a recipe here unless it was executed before; say whether it was now.

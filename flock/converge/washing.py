@@ -50,8 +50,8 @@ class Washing:
 
         Args:
             compilation: where wash recipes are included.
-            judged: the node's own run list, compiled; what is in it is not
-                dirty. Often the same.
+            judged: the node's own run list, compiled before anything is judged;
+                what is in it is not dirty. Often the same.
             kept: copies of cookbooks.
             write: writes records.
             refusal: why nothing is to be washed.
@@ -146,7 +146,7 @@ class Washing:
 
     def _is_left(self, dish: Dish) -> bool:
         """Say whether neither recipe of a dish is in the run; never where that means nothing."""
-        if self.refusal or not self._judged.complete:
+        if self.refusal:
             return False
         there = {
             *self._judged.expanded_recipes,
