@@ -10,6 +10,7 @@ import fcntl
 import logging
 import os
 import random
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -26,7 +27,14 @@ from flock.converge.kitchen import Kitchen
 from flock.converge.locks import Locksmith, LockWish
 from flock.converge.run_list import parse_item
 from flock.converge.waiting import Lookout
-from flock.errors import ConvergeError, FlockError, NameTaken, RecipeError, SettingsError
+from flock.errors import (
+    ConvergeError,
+    FlockError,
+    JournalError,
+    NameTaken,
+    RecipeError,
+    SettingsError,
+)
 from flock.extensions import load_actors, load_handlers
 from flock.fleet import Flock
 from flock.journal import Journal
@@ -313,8 +321,10 @@ class StateFolder:
 
         Raises:
             NameTaken: a process holds it; says which.
+            JournalError: the folder cannot be written.
         """
-        lock = os.open(self.path / "node.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        with self._written():
+            lock = os.open(self.path / "node.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -323,8 +333,13 @@ class StateFolder:
             raise NameTaken(
                 name, f"{holder or 'another process'} uses the state folder {self.path}"
             ) from None
-        os.ftruncate(lock, 0)
-        os.pwrite(lock, f"process {os.getpid()} on {os.uname().nodename}\n".encode(), 0)
+        try:
+            with self._written():
+                os.ftruncate(lock, 0)
+                os.pwrite(lock, f"process {os.getpid()} on {os.uname().nodename}\n".encode(), 0)
+        except JournalError:
+            os.close(lock)
+            raise
         self._lock = lock
         in_children(self.let_go)
 
@@ -366,21 +381,44 @@ class StateFolder:
 
         Returns:
             Public and secret key.
+
+        Raises:
+            JournalError: they cannot be written.
+            SettingsError: what is kept is no key.
         """
         secret_file = self.path / f"{_KEY_NAME}.key_secret"
-        if not secret_file.exists():
-            before = os.umask(0o077)
-            try:
-                zmq.auth.create_certificates(self.path, _KEY_NAME)
-            finally:
-                os.umask(before)
-        secret_file.chmod(0o600)
+        with self._written():
+            if not secret_file.exists():
+                self._make_keys()
+            secret_file.chmod(0o600)
         public, secret = zmq.auth.load_certificate(secret_file)
         if secret is None:
             raise SettingsError(
                 f"{secret_file} holds no secret key: move it away, a new one is made"
             )
         return public, secret
+
+    def _make_keys(self) -> None:
+        """Make a key pair beside its place, so that a full disk leaves none or a whole one."""
+        with tempfile.TemporaryDirectory(prefix="keys-", dir=self.path) as fresh:
+            before = os.umask(0o077)
+            try:
+                zmq.auth.create_certificates(fresh, _KEY_NAME)
+            finally:
+                os.umask(before)
+            # The secret one says that both are there.
+            for kind in ("key", "key_secret"):
+                os.replace(Path(fresh) / f"{_KEY_NAME}.{kind}", self.path / f"{_KEY_NAME}.{kind}")
+
+    @contextmanager
+    def _written(self) -> Iterator[None]:
+        """Turn what the system refuses into our error, in one line."""
+        try:
+            yield
+        except OSError as error:
+            raise JournalError(
+                f"the state folder {self.path} cannot be written: {error.strerror or error}"
+            ) from error
 
 
 def node_keys(settings: Settings, name: str) -> tuple[bytes, bytes]:
