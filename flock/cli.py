@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 
@@ -153,6 +154,10 @@ def _run(words: list[str], output: Output) -> int:
     except BrokenPipeError as error:
         # Ours, from click's help, or one that a method raised over there?
         return output.failed(error) if error.__cause__ is not None else output.unread()
+    except OSError as error:
+        # Click writes its help by itself.
+        from_click = traceback.extract_tb(error.__traceback__)[-1].filename == click.utils.__file__
+        return output.unwritten(error) if from_click else output.failed(error)
     except Exception as error:  # noqa: BLE001 - the last place where it can become a line
         return output.failed(error)
     return 0

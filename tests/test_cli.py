@@ -1,6 +1,7 @@
 """The command line without any node: its help, its exit codes, wrong use, and how it prints."""
 
 import datetime
+import io
 import json
 import logging
 import os
@@ -25,10 +26,13 @@ from flock.errors import (
     NodeNotFound,
     RegistryUnavailable,
     RemoteError,
+    SettingsError,
     UsageError,
 )
 from flock.failures import RemoteTraceback
 from flock.proxy import NodeProxy
+
+WHY = "because of something that takes more words"
 
 
 def code_of(*words):
@@ -193,10 +197,14 @@ def test_several_ends_share_the_gravest_code(codes, shared):
 
 
 def test_an_error_names_the_node_and_what_to_try():
-    assert error_line(NodeNotFound("no node 'x' in y"), "x").endswith("lists who is there")
+    assert error_line(NodeNotFound("no node 'x' in y"), "x").endswith("lists who is known")
     line = error_line(CallTimeout("call", 5), "bender0")
     assert line.startswith("bender0: no answer") and "--timeout" in line
     assert "flockctl runs bender0" in error_line(BusyError("busy"), "bender0")
+
+
+def test_our_own_settings_are_no_error_of_the_node():
+    assert error_line(SettingsError("timeout is '0'"), "bender0") == "timeout is '0'"
 
 
 def test_our_own_registry_is_no_error_of_the_node():
@@ -272,6 +280,31 @@ def test_a_table_shows_all_of_each_cell_on_a_line_of_its_own(capsys):
     assert head.split() == ["NAME", "WHAT"]
     assert first == "a" * 300 + "  [bold]x y"
     assert second == "b"
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_a_table_on_a_narrow_terminal_breaks_no_name(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "30")
+    monkeypatch.setattr(sys, "stdout", shown := Terminal())
+
+    Output().table(("RUN_ID", "ADDRESS", "WHY"), [("0123456789abcdef", "tcp://10.0.0.1:70", WHY)])
+
+    lines = shown.getvalue().splitlines()
+    assert lines[1].startswith("0123456789abcdef  tcp://10.0.0.1:70  because")
+    assert "".join(line[37:] for line in lines[1:]).replace(" ", "") == WHY.replace(" ", "")
+
+
+def test_a_table_is_as_wide_as_its_words_where_the_terminal_has_room(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setattr(sys, "stdout", shown := Terminal())
+
+    Output().table(("NODE", "WHY"), [("bender0", WHY)])
+
+    assert shown.getvalue().splitlines()[1] == f"bender0  {WHY}"
 
 
 def test_a_reader_that_left_is_not_told_the_rest(monkeypatch):

@@ -9,6 +9,7 @@ the rest is dropped and the exit code stays that of the work.
 from __future__ import annotations
 
 import base64
+import io
 import json
 import math
 import os
@@ -17,6 +18,7 @@ import sys
 import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
+from shutil import get_terminal_size
 from typing import Any, TextIO
 
 from flock.errors import (
@@ -33,6 +35,7 @@ from flock.errors import (
     NotPermitted,
     RegistryError,
     RegistryUnavailable,
+    SettingsError,
     exit_code,
 )
 
@@ -55,7 +58,7 @@ _GRAVITY = (1, 5, 7, 4, 6, 3, 2)
 _HINTS: tuple[tuple[type[BaseException], str], ...] = (
     (RegistryUnavailable, "is it running, and is --registry right?"),
     (NotPermitted, "check the user and password of --registry, or the folder's owner"),
-    (NodeNotFound, "`flockctl nodes` lists who is there"),
+    (NodeNotFound, "`flockctl nodes --all` lists who is known"),
     (ActorNotFound, "`flockctl actors {node}` lists them"),
     (MethodNotFound, "`flockctl actors {node}` lists what they offer"),
     (CallTimeout, "give it longer with --timeout"),
@@ -66,6 +69,9 @@ _HINTS: tuple[tuple[type[BaseException], str], ...] = (
     (NameTaken, "stop that one, or choose another --name"),
 )
 
+_LEAST_FOLDED = 20
+"""Characters that the last column of a table keeps, however narrow the terminal is."""
+
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 
 
@@ -75,12 +81,14 @@ class Ended(Exception):
     Attributes:
         code: the exit code.
         message: one line for standard error; None if all was said.
+        kind: what `--json` calls the failure.
     """
 
-    def __init__(self, code: int, message: str | None = None) -> None:
+    def __init__(self, code: int, message: str | None = None, kind: str = "Ended") -> None:
         super().__init__(message or f"exit code {code}")
         self.code = code
         self.message = message
+        self.kind = kind
 
 
 class Output:
@@ -111,20 +119,38 @@ class Output:
         _write(sys.stdout, line + "\n")
 
     def table(self, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-        """Print rows for people; nothing is cut off where no terminal sets a width."""
+        """Print rows for people; nothing is cut off.
+
+        On a terminal the last column is folded into what the others leave of
+        the width. A name or an id is never broken in two: it is to be copied.
+        """
         from rich.console import Console
         from rich.table import Table
         from rich.text import Text
 
         table = Table(box=None, pad_edge=False, header_style="bold")
+        cells = [[Text(one_line(str(cell))) for cell in row] for row in rows]
+        widths = [
+            max(cell.cell_len for cell in column)
+            for column in zip(map(Text, columns), *cells, strict=True)
+        ]
         for column in columns:
-            table.add_column(Text(column), overflow="fold")
-        for row in rows:
-            table.add_row(*(Text(one_line(str(cell))) for cell in row))
-        console = Console(width=None if sys.stdout.isatty() else 100_000, highlight=False)
-        with console.capture() as captured:
-            console.print(table)
-        _write(sys.stdout, "".join(f"{line.rstrip()}\n" for line in captured.get().splitlines()))
+            is_last = column is columns[-1]
+            table.add_column(Text(column), no_wrap=not is_last, overflow="fold")
+        for row_of_cells in cells:
+            table.add_row(*row_of_cells)
+        width = 100_000
+        is_terminal = sys.stdout is not None and sys.stdout.isatty()
+        if is_terminal:
+            before_last = sum(widths[:-1]) + 2 * (len(widths) - 1)
+            least = before_last + min(widths[-1], _LEAST_FOLDED)
+            width = max(get_terminal_size().columns, least)
+        # Into a text: what cannot be written is said where all else is.
+        drawn = io.StringIO()
+        console = Console(file=drawn, width=width, highlight=False, force_terminal=is_terminal)
+        console.print(table)
+        lines = drawn.getvalue().splitlines()
+        _write(sys.stdout, "".join(f"{line.rstrip()}\n" for line in lines))
 
     # --- standard error
 
@@ -138,7 +164,7 @@ class Output:
         """Say how a command ended that knows its exit code; returns that."""
         if end.message is not None:
             self.say(f"flockctl: {end.message}")
-            self._value_of_failure("Ended", end.message, end.code)
+            self._value_of_failure(end.kind, end.message, end.code)
         return end.code
 
     def wrong_use(self, message: str) -> int:
@@ -169,6 +195,11 @@ class Output:
         _drop(sys.stdout)
         return 0
 
+    def unwritten(self, error: OSError) -> int:
+        """Say why what was to be shown cannot be written; returns the exit code."""
+        _drop(sys.stdout)
+        return self.ended(_not_written(error))
+
     def _value_of_failure(
         self, kind: str, message: str, code: int, may_have_run: bool | None = None
     ) -> None:
@@ -197,11 +228,11 @@ def error_line(error: BaseException, node: str = "") -> str:
         text = f"{kind}: {text}" if text else kind
         if not isinstance(error.__cause__, RemoteTraceback):
             return f"internal error: {text} (--debug shows where)"
-    # Our own registry is nobody's in particular.
-    if node and node not in text and not isinstance(error, RegistryError):
+    # Our own registry and settings are nobody's in particular.
+    if node and node not in text and not isinstance(error, RegistryError | SettingsError):
         text = f"{node}: {text}"
     if isinstance(error, RegistryUnavailable) and error.url.startswith("embedded:"):
-        return f"{text}; is --registry right, and the folder yours to use?"
+        return f"{text}; is --registry right, the folder yours to use, and its disk not full?"
     for kind_of_error, hint in _HINTS:
         if isinstance(error, kind_of_error):
             return f"{text}; {hint.format(node=node or 'NODE')}"
@@ -264,8 +295,13 @@ def _write(stream: TextIO | None, text: str) -> None:
         stream.flush()
     except OSError as error:
         _drop(stream)
-        if not isinstance(error, BrokenPipeError):
-            raise Ended(1, f"the answer cannot be written: {error.strerror}") from None
+        # What is said beside the answer changes nothing of how the command ends.
+        if stream is not sys.stderr and not isinstance(error, BrokenPipeError):
+            raise _not_written(error) from None
+
+
+def _not_written(error: OSError) -> Ended:
+    return Ended(1, f"the answer cannot be written: {error.strerror}")
 
 
 def _drop(stream: TextIO) -> None:
