@@ -135,9 +135,9 @@ class ActorProxy:
     def __getattr__(self, name: str) -> MethodProxy:
         """Return a method; whether it exists is known when it is called."""
         if name.startswith("_"):
-            raise MethodNotFound(
-                f"{self._flock_actor}.{name}: names that begin with '_' are never offered"
-            )
+            # A copy that is being made has no names yet, and is asked for some of these.
+            actor = self.__dict__.get("_flock_actor", "the actor")
+            raise MethodNotFound(f"{actor}.{name}: names that begin with '_' are never offered")
         method = MethodProxy(
             self._flock_runtime, self._flock_node, self._flock_actor, name, self._flock_options
         )
@@ -162,9 +162,13 @@ class ActorProxy:
 
         Raises:
             LockLost: the lock is not ours any more.
+            UsageError: the timeout is no number of seconds above 0.
         """
         changed = self._flock_options
         if not isinstance(timeout, EllipsisType):
+            is_number = isinstance(timeout, int | float) and not isinstance(timeout, bool)
+            if timeout is not None and not (is_number and timeout > 0):
+                raise UsageError(f"timeout is {timeout!r}; wanted is a number of seconds above 0")
             changed = replace(changed, timeout=timeout, explicit=timeout is not None)
         if isinstance(under, Lock):
             if under.state() in {LockState.LOST, LockState.RELEASED}:

@@ -50,7 +50,13 @@ def call(
     args, kwargs = read_arguments(arguments[:split], arguments[split:])
     name = line.talk_to(node)
     with line.visitor() as fleet:
-        value = getattr(fleet[name][actor], method)(*args, **kwargs)
+        # Not by `getattr`: what the proxy has itself is no method of the actor.
+        called = fleet[name][actor].__getattr__(method)
+        try:
+            value = called(*args, **kwargs)
+        except KeyboardInterrupt:
+            line.output.say(f"flockctl: {actor}.{method} may go on over there")
+            raise
     show(line.output, value)
 
 

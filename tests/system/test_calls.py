@@ -6,6 +6,7 @@ One node runs in another process, one in this one, for all tests of a registry.
 from __future__ import annotations
 
 import asyncio
+import copy
 import itertools
 import os
 import secrets
@@ -324,6 +325,19 @@ def test_private_names_are_refused_at_the_proxy_and_at_the_other_end(
         pair.here.calls.call(peer, "target", method, ("x",), {}, CallOptions())
     assert caught.value.may_have_run is False
     assert pair.process.effects() == before
+
+
+def test_a_copy_of_a_proxy_names_the_same_actor(pair: Pair) -> None:
+    again = copy.copy(pair.target)
+
+    assert again == pair.target
+    assert again.add(1, 1) == 2
+
+
+@pytest.mark.parametrize("timeout", [0, -1, "5", True, float("nan")])
+def test_a_timeout_that_is_no_number_of_seconds_is_refused(pair: Pair, timeout: Any) -> None:
+    with pytest.raises(UsageError, match="timeout is"):
+        pair.target.options(timeout=timeout)
 
 
 def test_an_unknown_actor_is_refused_and_says_which_there_are(pair: Pair) -> None:

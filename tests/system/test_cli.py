@@ -231,6 +231,10 @@ def test_options_may_stand_before_or_after_the_command(shared):
         (3, ("call", "bender0", "nobody", "active")),
         (3, ("call", "bender0", "flock_api", "nothing")),
         (3, ("call", "bender0", "flock_api", "stop")),
+        (3, ("call", "bender0", "flock_api", "__init__")),
+        (3, ("call", "bender0", "flock_api", "options")),
+        (2, ("nodes", "--on", "")),
+        (2, ("run", "bender0", "--lock", "")),
         (3, ("runs", "bender0", "no-such-run")),
         (3, ("run", "nobody")),
     ],
@@ -464,6 +468,20 @@ def test_ctrl_c_ends_the_wait_and_says_that_the_run_goes_on(alone):
     let_go(alone)
 
 
+def test_ctrl_c_in_a_call_says_that_it_may_go_on(alone):
+    alone.recipe("default", SLOW)
+    alone.node("bender0", "--run-list", "recipe[cb]")
+    call = alone.start("call", "bender0", "flock_api", "run_chef", "wait=true")
+    assert begun(alone)
+
+    ended = call.end(signal.SIGINT)
+    let_go(alone)
+
+    assert ended.code == 130
+    said = ["flockctl: flock_api.run_chef may go on over there", "flockctl: interrupted"]
+    assert ended.err.splitlines() == said
+
+
 def test_a_node_killed_in_its_run_is_down_and_never_ok(alone):
     alone.recipe("default", SLOW)
     node = alone.node("bender0", "--run-list", "recipe[cb]")
@@ -537,6 +555,51 @@ def test_progress_is_drawn_on_a_terminal_only(shared):
     assert b"\x1b[?25l" in drawn, "the cursor is hidden while bars are drawn"
     assert b"\x1b[3" not in drawn, "NO_COLOR wants no colours"
     assert b"\x1b" not in out
+
+
+def test_what_standard_error_refuses_changes_no_exit_code(shared):
+    for words, code in ((("nodes",), 0), (("nodse",), 2), (("run", "bender0"), 0)):
+        with open("/dev/full", "w") as full:
+            ended = subprocess.run(
+                [sys.executable, "-m", "flock", *words],
+                env=shared.environment,
+                stdout=subprocess.PIPE,
+                stderr=full,
+                timeout=30,
+                check=False,
+            )
+        assert ended.returncode == code, words
+        assert (b"bender0" in ended.stdout) == (code == 0)
+
+
+@pytest.mark.parametrize("words", [("--help",), ("nodes", "--help"), ("nodes",)])
+def test_an_answer_that_cannot_be_written_is_said_in_one_line(shared, words):
+    with open("/dev/full", "w") as full:
+        ended = subprocess.run(
+            [sys.executable, "-m", "flock", *words],
+            env=shared.environment,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+    assert ended.returncode == 1
+    assert ended.stderr == "flockctl: the answer cannot be written: No space left on device\n"
+
+
+def test_a_command_whose_standard_output_is_closed_does_its_work(shared):
+    words = f"exec {sys.executable} -m flock run bender0 >&-"
+    ended = subprocess.run(
+        ["/bin/sh", "-c", words],
+        env=shared.environment,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert "bender0: ok" in ended.stderr
 
 
 # --- converging without a node ---------------------------------------------------
