@@ -50,6 +50,7 @@ FILES_BESIDE = 200
 FILES_PER_PEER = 6
 """A lane of ours, one of theirs, and what ZeroMQ opens for them."""
 
+_EMBEDDED = "embedded:"
 _CONNECT_WITHIN = 2.0
 _CALL_WITHIN = 5.0
 
@@ -146,6 +147,8 @@ def _registry_mend(error: FlockError, settings: Settings) -> str:
         return f"mend user and password of registry (from: {origin}), or its folder's owner"
     if isinstance(error, WrongRegistry):
         return f"mend registry (from: {origin})"
+    if settings.registry.startswith(_EMBEDDED):
+        return f"has its disk room, and is registry right (from: {origin})?"
     return f"is a server running there, and is registry right (from: {origin})?"
 
 
@@ -158,7 +161,10 @@ def writable(registry: Registry) -> tuple[Finding, int]:
         registry.delete(path)
         peers = len({*registry.node_names(), *NodeObjects(registry).names()})
     except RegistryUnavailable as error:
-        return _failed(check, error, "does the server still run, has it a majority and room?"), 0
+        mend = "does the server still run, has it a majority and room?"
+        if registry.url.startswith(_EMBEDDED):
+            mend = "has its disk room, and is the folder yours to write?"
+        return _failed(check, error, mend), 0
     except FlockError as error:
         mend = f"give the user of {registry.url} the right to write there"
         return _failed(check, error, mend), 0

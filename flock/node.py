@@ -7,6 +7,7 @@ the same without a name in the directory.
 
 from __future__ import annotations
 
+import errno
 import logging
 import secrets
 import sys
@@ -323,7 +324,10 @@ class Node:
         try:
             socket.bind(f"tcp://{shown}:{port}")
         except zmq.ZMQError as error:
-            raise UsageError(f"cannot listen at tcp://{shown}:{port}: {error.strerror}") from None
+            why = str(zmq.strerror(error.errno or 0))
+            if error.errno == errno.ENODEV:
+                why = "this machine has no such address or interface"
+            raise UsageError(f"cannot listen at tcp://{shown}:{port}: {why}") from None
         bound = socket.getsockopt_string(zmq.LAST_ENDPOINT)
         if self._advertise:
             given = self._advertise.removeprefix("tcp://")

@@ -129,7 +129,7 @@ def parse(query: str) -> Query:
         reader = _Reader()
         matcher = reader.read(tree, None)
     except ParseError as error:
-        reason = _one_line(str(error))
+        reason = _one_line(str(error)).removeprefix("Syntax error in input : ").rstrip("!")
         is_special = re.search(r"unexpected\s+'[\[\]:]'", reason)
         hint = r"; within a value write \: \[ \] for : [ ]" if is_special else ""
         raise UsageError(f"{query!r} is no query: {reason}{hint}") from None

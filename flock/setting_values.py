@@ -141,7 +141,10 @@ def actor_homes(taken: Collection[str]) -> Reader:
     def read(written: Any, folder: Path) -> dict[str, str]:
         table = written
         if isinstance(written, str):
-            pairs = [item.partition("=") for item in read_run_list(written, folder)]
+            items = read_run_list(written, folder)
+            if wrong := next((item for item in items if "=" not in item), None):
+                raise ValueError(f"as text NAME=MODULE:CLASS, which {wrong!r} is not")
+            pairs = [item.partition("=") for item in items]
             table = {name.strip(): home.strip() for name, _, home in pairs}
         if not isinstance(table, Mapping):
             raise ValueError

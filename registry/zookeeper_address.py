@@ -77,7 +77,7 @@ def _parse_host(text: str) -> tuple[str, int]:
     found = _HOST.fullmatch(text.strip())
     port = int(found["port"] or _DEFAULT_PORT) if found else 0
     if not found or not 0 < port < 65_536:
-        raise WrongRegistry(f"the registry's URL has no HOST[:PORT] in {text!r:.80}")
+        raise WrongRegistry(f"{text!r:.80} in the registry's URL is no HOST[:PORT]")
     return found["six"] or found["name"], port
 
 

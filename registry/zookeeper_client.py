@@ -283,10 +283,14 @@ class Client(KazooClient):  # type: ignore[misc]
 def _tls_context(settings: RegistrySettings) -> ssl.SSLContext | None:
     if not (settings.zookeeper_ca or settings.zookeeper_cert):
         return None
+    files = f"zookeeper_ca {settings.zookeeper_ca}"
     try:
         context = ssl.create_default_context(cafile=settings.zookeeper_ca)
         if settings.zookeeper_cert:
+            files = f"zookeeper_cert {settings.zookeeper_cert}"
+            if settings.zookeeper_key:
+                files += f" or zookeeper_key {settings.zookeeper_key}"
             context.load_cert_chain(settings.zookeeper_cert, settings.zookeeper_key)
     except OSError as error:
-        raise WrongRegistry(f"the files for TLS to ZooKeeper cannot be used: {error}") from error
+        raise WrongRegistry(f"{files} cannot be used: {error.strerror or error}") from error
     return context

@@ -17,10 +17,11 @@ import click
 from flock.converge.commands import Reaper
 from flock.ctl.options import CommandLine, common, pass_line, setting
 from flock.ctl.output import Ended, error_line
-from flock.errors import FlockError, LockTimeout, NotPermitted
+from flock.errors import FlockError, LockTimeout, NotPermitted, exit_code
 from registry.contract import Lock, LockOwner, LockState
 from registry.processes import this_process
 
+_WRONG_USE = 2
 _NOT_IN_TIME, _OURS, _NOT_EXECUTABLE, _NOT_FOUND = 124, 125, 126, 127
 _GRACE = 5.0
 """Seconds between SIGTERM and SIGKILL for a command whose lock is lost."""
@@ -68,6 +69,8 @@ def lock(
     whole process group. 126, 127: CMD cannot be run, or is not there. CMD sees
     the lock's token as FLOCK_LOCK_TOKEN.
     """
+    if not lockid:
+        raise click.UsageError("the lock's ID is empty (an unset variable?)")
     owner = LockOwner(_who(), this_process().host, reason=reason or " ".join(command), group=group)
     try:
         registry = line.open_registry()
@@ -77,9 +80,12 @@ def lock(
         finally:
             registry.close()
     except LockTimeout as error:
-        raise Ended(_NOT_IN_TIME, error_line(error)) from None
+        raise Ended(_NOT_IN_TIME, error_line(error), type(error).__name__) from None
     except (FlockError, NotPermitted) as error:
-        raise Ended(_OURS, error_line(error)) from None
+        # Wrong use is that, whatever was to be run.
+        if exit_code(error) == _WRONG_USE:
+            raise
+        raise Ended(_OURS, error_line(error), type(error).__name__) from None
     raise Ended(code)
 
 

@@ -107,6 +107,7 @@ def unlock(line: CommandLine, lockid: str, reason: str, token: int | None) -> No
     with line.visitor() as fleet:
         broken = [each.as_data() for each in fleet.registry.break_lock(lockid, token=token)]
         me = fleet.node.identity.name
+        with_token = "" if token is None else f" with token {token}"
         told = {row["token"]: tell_holder(fleet, lockid, row, me, reason) for row in broken}
     if line.output.wants_json:
         line.output.value(broken)
@@ -114,4 +115,4 @@ def unlock(line: CommandLine, lockid: str, reason: str, token: int | None) -> No
         known = "" if told[row["token"]] else " (not told: no node of that name answers)"
         line.output.say(f"lock {lockid!r} was taken from {row['owner']}{known}")
     if not broken:
-        raise Ended(3, f"nobody holds lock {lockid!r}")
+        raise Ended(3, f"nobody holds lock {lockid!r}{with_token}; `flockctl locks` lists who does")

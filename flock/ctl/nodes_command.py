@@ -27,11 +27,12 @@ def nodes(line: CommandLine, query: str | None, *, everybody: bool) -> None:
     """
     from flock.node_objects import NodeObjects
 
+    wants_objects = query is not None or everybody
     registry = line.open_registry()
     try:
         records = registry.presences()
         objects = NodeObjects(registry)
-        known = objects.search(query or "*:*") if query is not None or everybody else []
+        known = objects.search("*:*" if query is None else query) if wants_objects else []
         note_names(line.settings(), _names(records, objects))
     finally:
         registry.close()

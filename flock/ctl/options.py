@@ -158,6 +158,13 @@ def _flag(name: str, explained: str) -> Callable[[Decorated], Decorated]:
     return click.option(f"--{name}", is_flag=True, expose_value=False, help=explained)
 
 
+def reworded(command: click.Command, option: str, explained: str) -> None:
+    """Say in a command's help what a common option means there."""
+    for each in command.params:
+        if isinstance(each, click.Option) and each.name == option:
+            each.help = explained
+
+
 def on_query(explained: str) -> Callable[[Decorated], Decorated]:
     """Make the option `--on QUERY` of a command that is for many nodes."""
     return click.option("--on", "query", metavar="QUERY", help=explained)

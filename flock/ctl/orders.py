@@ -195,7 +195,7 @@ class Orders:
         except NodeNotFound:
             if NodeObjects(self._fleet.registry).read(name) is None:
                 raise
-            raise NodeDownError(f"{name} is down", may_have_run=False) from None
+            raise NodeDownError(f"no process has the name {name} now", may_have_run=False) from None
 
     def _when_ready(
         self, future: Future[Any], order: Order, then: Callable[[Order, Future[Any]], None]

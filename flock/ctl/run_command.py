@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from flock.ctl.options import CommandLine, on_query, pass_line, reachable
+from flock.ctl.options import CommandLine, on_query, pass_line, reachable, reworded
 from flock.ctl.orders import Order, Orders
 from flock.ctl.output import Ended, Output, shared_code
 from flock.ctl.progress import progress_of
@@ -49,6 +49,8 @@ def run(
     --json a row for each node: node, state, run_id, report.
     """
     check_targets(targets, query)
+    if lock == "":
+        raise click.UsageError("the lock's ID is empty (an unset variable?)")
     # To a call it would be the time of one answer; here it is the whole wait.
     timeout = line.settings().timeout if "timeout" in line.given else None
     line.given.pop("timeout", None)
@@ -63,6 +65,9 @@ def run(
     else:
         _show(line.output, orders)
     raise Ended(shared_code(order.code for order in orders))
+
+
+reworded(run, "timeout", "how long to wait for all of it (default: for ever)")
 
 
 def _follow(

@@ -168,11 +168,28 @@ def test_a_command_under_a_lock_reads_what_it_is_given(alone):
     assert done.stdout == "first line\nsecond"
 
 
+@pytest.mark.parametrize("words", [("",), ("x", "--timeout", "0"), ("x", "--wait", "soon")])
+def test_wrong_use_of_a_lock_is_that_and_runs_nothing(alone, words):
+    done = alone("lock", *words, "--", "touch", str(alone.folder / "ran"))
+
+    assert done.code == 2
+    assert len(done.err.splitlines()) == 1
+    assert not (alone.folder / "ran").exists()
+
+
 def test_breaking_what_nobody_holds_says_so(alone):
     done = alone("unlock", "web", "--reason", "why not")
     assert done.code == 3
     assert "nobody holds lock 'web'" in done.err
     assert alone("unlock", "web").code == 2
+
+
+def test_breaking_another_token_than_the_holders_says_which_and_breaks_nothing(alone):
+    other = f"{sys.executable} -m flock unlock web --reason why --token 1000"
+    done = alone("lock", "web", "--", "sh", "-c", f"{other}; exit 9")
+
+    assert done.code == 9
+    assert "nobody holds lock 'web' with token 1000" in done.err
 
 
 # --- runs under locks ---------------------------------------------------------------
