@@ -10,15 +10,20 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from queue import SimpleQueue
 from typing import Any
 
 from flock.errors import RegistryError
 from registry.contract import Cancel, Registry
 
 logger = logging.getLogger(__name__)
+
+_LOOK_AGAIN = 10.0  # seconds until the entry for one unwanted topic is looked at again
+_MAX_LOOKS = 20  # topics
 
 MAX_WAITING = 1000
 """Messages that wait for one slow subscriber before more are dropped."""
@@ -166,6 +171,10 @@ class TopicSubscribers:
         self._mine: dict[str, list[Subscription]] = {}
         self._heard: dict[tuple[str, str], int] = {}
         self._ears: dict[str, Callable[[str, Any], None]] = {}
+        # When the entry for a topic that nobody here wants is looked at again.
+        self._next_look: dict[str, float] = {}
+        self._to_look_at: SimpleQueue[str | None] = SimpleQueue()
+        self._looking: threading.Thread | None = None
         self._lock = threading.RLock()
 
     def subscribe(
@@ -245,6 +254,7 @@ class TopicSubscribers:
     def heard(self, peer: Any, topic: str, value: Any, number: int, publisher: str) -> None:
         """Take what a peer published; what nobody here wants leaves no trace."""
         if topic not in self._mine and topic not in self._ears:
+            self._not_wanted(topic)
             return
         key = (peer.generation, topic)
         before = self._heard.get(key, 0)
@@ -252,6 +262,39 @@ class TopicSubscribers:
         if before and number > before + 1:
             self.deliver(topic, publisher, Gap(number - before - 1))
         self.deliver(topic, publisher, value)
+
+    def _not_wanted(self, topic: str) -> None:
+        """Have the entry that this was sent for looked at: an earlier run of ours may have left it.
+
+        Nobody else can take it out: a process of that name is there.
+        """
+        now = time.monotonic()
+        if now < self._next_look.get(topic, 0.0):
+            return
+        if len(self._next_look) >= _MAX_LOOKS:
+            self._next_look.clear()
+        self._next_look[topic] = now + _LOOK_AGAIN
+        if self._to_look_at.qsize() < _MAX_LOOKS:
+            self._to_look_at.put(topic)
+        if self._looking is None:
+            self._looking = threading.Thread(
+                target=self._look_at_entries, name="flock-topics", daemon=True
+            )
+            self._looking.start()
+
+    def _look_at_entries(self) -> None:
+        while True:
+            topic = self._to_look_at.get()
+            if topic is None:
+                return
+            path = f"{topic_path(topic)}/{self._name}"
+            try:
+                entry = self._registry.read(path)
+                if entry is not None and entry.value != self._generation:
+                    # Of this version: somebody here may want the topic from now on.
+                    self._registry.delete(path, version=entry.version)
+            except RegistryError as error:
+                logger.debug("what is listed for us on %r is not known: %s", topic, error)
 
     def deliver(self, topic: str, publisher: str, value: Any) -> None:
         """Give a message to everybody here who wants it."""
@@ -274,3 +317,7 @@ class TopicSubscribers:
             subscriptions = [each for group in self._mine.values() for each in group]
         for subscription in subscriptions:
             subscription.cancel()
+        looking = self._looking
+        if looking is not None:
+            self._to_look_at.put(None)
+            looking.join()

@@ -18,9 +18,12 @@ from flock.wire import Codec
 from tests.support import eventually
 
 
+def quiet_registry() -> Any:
+    return SimpleNamespace(write=lambda *_: None, delete=lambda *_: None, read=lambda _: None)
+
+
 def test_what_nobody_wants_leaves_no_trace() -> None:
-    registry: Any = SimpleNamespace(write=lambda *_: None, delete=lambda *_: None)
-    topics = Topics(registry, Codec(), "here", "g", lambda _: None)
+    topics = Topics(quiet_registry(), Codec(), "here", "g", lambda _: None)
     peer = SimpleNamespace(generation="other")
     heard: list[Any] = []
     subscription = topics.subscribers.subscribe("wanted", lambda _, value: heard.append(value))
@@ -30,14 +33,14 @@ def test_what_nobody_wants_leaves_no_trace() -> None:
     kept, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
 
-    assert kept < 10_000
+    assert kept < 20_000  # of a thousand
     topics.subscribers.heard(peer, "wanted", 1, 1, "there")
     subscription.cancel()
     topics.close()
 
 
 def test_who_listens_hears_what_is_sent_to_him_alone_until_he_stops() -> None:
-    registry: Any = SimpleNamespace()
+    registry = quiet_registry()
     sent: list[Any] = []
     peer = SimpleNamespace(generation="other", send=lambda message, urgent: sent.append(message))
     there = Topics(registry, Codec(), "there", "other", lambda _: peer)
@@ -52,6 +55,7 @@ def test_who_listens_hears_what_is_sent_to_him_alone_until_he_stops() -> None:
         here.subscribers.heard(peer, *msgpack.unpackb(message)[1:])
     stop()
     here.subscribers.heard(peer, "steps", 3, 4, "there")
+    here.close()
 
     assert heard == [("there", 0), ("there", 1), ("there", 2)]
 
@@ -139,10 +143,6 @@ def test_a_channel_asks_no_registry_when_something_is_published() -> None:
     publish("b")
     assert there.sent == [("fry", "a"), ("fry", "b")]
     topics.close()
-
-
-def quiet_registry() -> Any:
-    return SimpleNamespace(write=lambda *_: None, delete=lambda *_: None)
 
 
 def test_what_was_missed_is_told_of_each_publisher_though_nobody_publishes_again() -> None:

@@ -247,6 +247,20 @@ def test_a_dead_subscriber_is_pruned(registry_url: str, tmp_path: Path) -> None:
         assert here.registry.children("topics/news") == []
 
 
+def test_a_subscriber_of_an_earlier_run_is_pruned(pair: tuple[Flock, Flock]) -> None:
+    here, there = pair
+    here.registry.write("topics/news/there", "an earlier run")
+    assert here.publish("news", 1) == 1
+    assert eventually(lambda: here.registry.children("topics/news"), 5, becomes=[]) == []
+    assert eventually(lambda: here.publish("news", 2), 5, becomes=0) == 0
+
+    heard: list[Any] = []
+    subscription = there.subscribe("news", lambda _, value: heard.append(value))
+    assert eventually(lambda: here.publish("news", 3), 5, becomes=1) == 1
+    assert eventually(lambda: heard, 5) == [3]
+    subscription.cancel()
+
+
 def test_a_monitor_tells_once_why_an_actor_is_gone(pair: tuple[Flock, Flock]) -> None:
     here, there = pair
     there.supervise(Notebook, name="book")
