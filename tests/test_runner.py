@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from typing import Any
 
 import pytest
@@ -347,6 +348,20 @@ def test_secrets_of_a_sensitive_resource_are_shown_nowhere(site, caplog):
     assert report["state"] == "failed"
     assert "geheim" not in f"{report} {site.events} {caplog.text}"
     assert site.text("a") == "geheim"
+
+
+def test_a_command_that_does_not_answer_ends_with_the_wait_that_asks(site):
+    site.recipe("""
+        file('{here}/a', content='1').wait_until('sleep 30', timeout=0.3, on_timeout='skip')
+        file('{here}/b', content='2').wait_until('sleep 0.2', timeout=0)
+    """)
+    began = time.monotonic()
+    skipped, asked_once = site.converge()["resources"]
+    assert time.monotonic() - began < 10
+    assert skipped["state"] == "skipped"
+    assert "gave up after" in skipped["error"]
+    assert "`sleep 30` took longer than 1 s" in skipped["error"]
+    assert asked_once["state"] == "changed"
 
 
 def test_a_sensitive_resource_shows_its_questions_and_errors_nowhere(site, caplog):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,7 +12,14 @@ from flock.converge.plain_question import is_plain
 from flock.converge.provider import Machine, Skipped
 from flock.converge.resource import Resource
 from flock.converge.waiting import Lookout, Waiting, Waits
-from flock.errors import CallError, DeadlockError, RegistryError, WaitCircle, WaitTimeout
+from flock.errors import (
+    CallError,
+    CommandFailed,
+    DeadlockError,
+    RegistryError,
+    WaitCircle,
+    WaitTimeout,
+)
 from registry.contract import Cancel
 from registry.readings import Reading, noted
 
@@ -21,6 +29,9 @@ _SHOWN_ANSWER = 200
 
 _MOST_WATCHED = 100
 """Things that are watched for one wait; who reads more asks again after its pause."""
+
+_LEAST_TIME = 1.0
+"""Seconds that a command has to answer, however little is left of the wait."""
 
 NO_ANSWER = "no answer"
 """What a question read that ended in a call's or the registry's error."""
@@ -85,7 +96,12 @@ class Asking:
             circle = ""
             with noted() as readings:
                 try:
-                    answer = self._ask(wait.question, {})
+                    answer = self._ask(wait.question, _limited(wait, waiting.seconds))
+                except CommandFailed as error:
+                    if waiting.seconds < wait.timeout:
+                        raise
+                    # It was ended because the wait is over.
+                    last = resource.shown(str(error))
                 except (CallError, RegistryError) as error:
                     # Not knowing is no answer: both kinds of wait go on.
                     last = str(error)
@@ -148,6 +164,15 @@ class _Watched:
         for cancel in self._watches.values():
             if cancel is not None:
                 cancel()
+
+
+def _limited(wait: Wait, seconds: float) -> dict[str, Any]:
+    """Return how a wait's command is run: it ends with the wait; a question asked once has time."""
+    if not wait.timeout:
+        return {}
+    # The last question has time, too. And rather a little more of it than less: a command that
+    # is ended before the wait is over would have failed by itself.
+    return {"timeout": math.ceil(max(_LEAST_TIME, wait.timeout - seconds) * 10) / 10}
 
 
 def _shown(resource: Resource, wait: Wait) -> str:
