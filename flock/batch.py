@@ -64,6 +64,10 @@ class BatchResults(Sequence[Any]):
         return f"<results of {len(self)} calls, {len(self.errors())} failed>"
 
 
+class BatchFuture(Future[BatchResults]):
+    """The future of what became of the calls of a batch."""
+
+
 class Batch:
     """Calls that are gathered here and sent together; for one thread, used once."""
 
@@ -100,13 +104,13 @@ class Batch:
         results: BatchResults = self.future().get()
         return results
 
-    def future(self) -> Future[BatchResults]:
+    def future(self) -> BatchFuture:
         """Send the calls and return the future of their results; every error comes out of it.
 
         Only arguments that cannot travel raise here.
         """
         calls, self._calls = self._calls, []
-        results: Future[BatchResults] = Future()
+        results = BatchFuture()
         try:
             sent = self._send(calls)
         except EncodeError:

@@ -19,6 +19,8 @@ from typing import Any
 
 import click
 
+from flock.batch import BatchFuture
+from flock.calls import CallFuture
 from flock.completion import complete, walk
 from flock.ctl.names import note_names
 from flock.ctl.options import CommandLine, pass_line, reachable
@@ -142,13 +144,23 @@ def error_text(error: BaseException) -> str:
 def interrupted_text(traceback: TracebackType | None) -> str:
     """Return what to say after Ctrl-C: whether a call was waited for, and that it goes on."""
     while traceback is not None:
-        method = traceback.tb_frame.f_locals.get("self")
-        if isinstance(method, MethodProxy):
-            actor, name = method_of(method) or (None, "")
-            place = "/".join(points_at(actor) or ())
-            return f"gave up waiting for {place}.{name}(): the work over there goes on"
+        waited_for = _waited_for(traceback.tb_frame.f_locals.get("self"))
+        if waited_for:
+            return f"gave up waiting for {waited_for}: the work over there goes on"
         traceback = traceback.tb_next
     return "KeyboardInterrupt"
+
+
+def _waited_for(waiting: Any) -> str:
+    """Return what somebody waits for, as it is called; empty if he waits for no call."""
+    if isinstance(waiting, MethodProxy):
+        actor, name = method_of(waiting) or (None, "")
+        return f"{'/'.join(points_at(actor) or ())}.{name}()"
+    if isinstance(waiting, CallFuture):
+        return waiting.label
+    if isinstance(waiting, BatchFuture):
+        return "the calls of a batch"
+    return ""
 
 
 # --- Python's own prompt -------------------------------------------------------

@@ -7,6 +7,7 @@ import os
 import pty
 import re
 import select
+import signal
 import subprocess
 import sys
 import threading
@@ -19,7 +20,8 @@ import pytest
 from flock import Actor, Flock
 from flock.completion import complete
 from flock.errors import FlockError
-from flock.shell import error_text, explained
+from flock.future import Future
+from flock.shell import error_text, explained, interrupted_text
 from tests.flockctl import ROOT, flockctl_on
 from tests.support import eventually
 
@@ -208,6 +210,39 @@ def test_ctrl_c_gives_up_the_wait_and_says_that_the_work_goes_on(terminal, dozin
     terminal.enter("print('still', 'there')")
     terminal.shows("still there")
     assert woken.wait(10.0)
+
+
+@pytest.mark.parametrize(
+    ("typed", "waited_for"),
+    [
+        ("api.doze.future(0.4).get()", "bender-0.x/dozer.doze()"),
+        ("api.doze.future(0.4).map(str).get()", "bender-0.x/dozer.doze()"),
+        ("batch = api.batch(); batch.doze(0.4); batch()", "the calls of a batch"),
+    ],
+)
+def test_ctrl_c_says_so_of_futures_and_batches_too(
+    fleet: Flock, typed: str, waited_for: str
+) -> None:
+    main = threading.main_thread().ident or 0
+
+    def waits() -> bool:
+        frame = sys._current_frames().get(main)
+        while frame is not None and frame.f_code is not Future.wait.__code__:
+            frame = frame.f_back
+        return frame is not None
+
+    def press() -> None:
+        assert eventually(waits, 10, pause=0.005)
+        signal.pthread_kill(main, signal.SIGINT)
+
+    pressing = threading.Thread(target=press)
+    pressing.start()
+    with pytest.raises(KeyboardInterrupt) as caught:
+        exec(typed, {"api": fleet["bender-0.x"]["dozer"]})
+    pressing.join()
+    assert interrupted_text(caught.tb) == (
+        f"gave up waiting for {waited_for}: the work over there goes on"
+    )
 
 
 def test_an_error_of_the_flock_is_one_line_and_any_other_shows_where(terminal):
