@@ -7,6 +7,7 @@ import stat
 
 import pytest
 
+from flock.converge import files
 from flock.converge.files import Ownership, parse_mode, read_or_none, stat_or_none, write_atomically
 
 
@@ -69,6 +70,37 @@ def test_a_failure_leaves_the_old_file_and_nothing_beside_it(tmp_path, monkeypat
 
     assert path.read_text() == "old"
     assert [each.name for each in tmp_path.iterdir()] == ["a"]
+
+
+def test_what_comes_in_parts_is_not_seen_before_it_is_whole(tmp_path):
+    seen = []
+
+    def parts():
+        yield b"one "
+        seen.append(os.listdir(tmp_path))
+        yield b"two"
+
+    write_atomically(tmp_path / "a", parts(), Ownership(mode=0o640))
+    assert (tmp_path / "a").read_bytes() == b"one two"
+    assert (tmp_path / "a").stat().st_mode & 0o7777 == 0o640
+    assert os.listdir(tmp_path) == ["a"]
+    # A process that dies here leaves nothing, where the file system has files without a name.
+    assert seen == [[]] or not has_nameless_files(tmp_path)
+
+
+def has_nameless_files(folder):
+    try:
+        os.close(os.open(folder, os.O_TMPFILE | os.O_WRONLY))
+    except OSError:
+        return False
+    return True
+
+
+def test_without_files_without_a_name_parts_are_written_beside(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "_open_nameless", lambda *_: None)
+    write_atomically(tmp_path / "a", iter([b"one ", b"two"]))
+    assert (tmp_path / "a").read_bytes() == b"one two"
+    assert os.listdir(tmp_path) == ["a"]
 
 
 def test_a_link_is_kept_and_its_target_replaced(tmp_path):

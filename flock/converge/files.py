@@ -12,6 +12,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+_PROC = "/proc/self/fd/{}"
+"""Where a file of ours can be given a name."""
+
 _MEANT_OCTAL = frozenset(int(f"{number:o}") for number in range(0o600, 0o1000)) | {
     1777,
     2750,
@@ -143,9 +146,13 @@ def write_atomically(
     # Without a mode of its own the file may be seen as the umask says; with
     # one, nobody else may read it before that mode stands.
     first_mode = 0o666 if ownership.mode is None else 0o600
+    # What comes in parts may be large: it has no name yet, so that nothing stays if we die.
+    nameless = None if isinstance(content, bytes) else _open_nameless(path.parent, first_mode)
     try:
-        descriptor = os.open(
-            beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, first_mode
+        descriptor = (
+            os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, first_mode)
+            if nameless is None
+            else nameless
         )
     except FileNotFoundError:
         raise FileNotFoundError(f"the directory {path.parent} does not exist") from None
@@ -159,6 +166,9 @@ def write_atomically(
                     rest = rest[os.write(descriptor, rest) :]
             _own(descriptor, ownership)
             os.fdatasync(descriptor)
+            if nameless is not None:
+                # With a folder given Python follows the link of /proc to the file.
+                os.link(_PROC.format(nameless), beside, src_dir_fd=nameless)
         finally:
             os.close(descriptor)
         os.rename(beside, path)
@@ -166,6 +176,18 @@ def write_atomically(
         with contextlib.suppress(OSError):
             os.unlink(beside)
         raise
+
+
+def _open_nameless(folder: Path, mode: int) -> int | None:
+    """Open a new file in a folder that has no name; None where there is no such thing."""
+    try:
+        descriptor = os.open(folder, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, mode)
+    except OSError:
+        return None
+    if os.path.exists(_PROC.format(descriptor)):
+        return descriptor
+    os.close(descriptor)
+    return None
 
 
 def _own(descriptor: int, wanted: Ownership) -> None:
