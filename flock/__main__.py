@@ -1,5 +1,20 @@
-"""`python -m flock` is `flockctl`."""
+"""`flockctl`, which `python -m flock` is, too."""
 
-from flock.cli import main
+from __future__ import annotations
 
-main()
+import sys
+
+
+def main() -> None:
+    """Run the command; whoever gives up while it is still being loaded sees no traceback."""
+    try:
+        from flock.cli import main as command
+
+        command()
+    except KeyboardInterrupt:
+        sys.stderr.write("flockctl: interrupted\n")
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

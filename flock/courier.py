@@ -8,6 +8,7 @@ once a minute for what another process of this machine left.
 
 from __future__ import annotations
 
+import json
 import logging
 import queue
 import threading
@@ -27,6 +28,7 @@ from flock.errors import (
 from flock.faults import reached
 from flock.notice import Notice, queue_of
 from flock.outbox import Outbox
+from flock.outgoing import location_text
 from flock.rounds import go_round
 from registry.contract import NODE_NAME_RULE, Registry, SessionState, is_node_name
 
@@ -160,7 +162,8 @@ class Courier:
                 self._outbox.not_sent(number, str(error))
                 raise
             if not nodes:
-                logger.warning("a notice is for %s, and no machine is there", location)
+                place = location_text(json.dumps(location))
+                logger.warning("a notice for %s goes to nobody: there is no such machine", place)
             self._outbox.resolve(number, nodes)
         return True
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from flock.converge.compile import current_compilation
+from flock.converge.compile import RECIPE_WORDS, current_compilation
 from flock.converge.kinds import Kinds, stock_kind_names
 from flock.converge.locks import Held
 from flock.converge.properties import lazy, nearest
@@ -107,8 +107,6 @@ __all__ = [
 node = NodeWord()
 held = Held
 
-_WORDS = ("FlockOfChefs", "find_resource", "held", "include_recipe", "lazy", "library", "node")
-
 
 def __getattr__(name: str) -> Any:
     """Look up a word that is not written above.
@@ -129,10 +127,10 @@ def __getattr__(name: str) -> Any:
         return Word(name)
     if compilation is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    known = [*_WORDS, *compilation.words, *kinds.names()]
+    known = [*RECIPE_WORDS, *compilation.words, *kinds.names()]
     raise RecipeError(f"unknown word or kind {name!r}{nearest(name, known)}")
 
 
 def __dir__() -> list[str]:
     """Return the words, for completion."""
-    return sorted({*_WORDS, *stock_kind_names()})
+    return sorted({*RECIPE_WORDS, *stock_kind_names()})

@@ -246,6 +246,7 @@ def test_properties_of_an_own_kind_are_checked_too(site):
             "'a b' does not name a recipe: write cookbook or cookbook::recipe",
         ),
         ("1 / 0", "ZeroDivisionError: division by zero"),
+        ("nope", "NameError: name 'nope' is not defined"),
         ("raise SystemExit(3)", "SystemExit: 3"),
         ("node['nope']", "KeyError: 'nope'"),
         (
@@ -270,6 +271,27 @@ def test_an_error_in_an_included_recipe_names_that_recipe(site):
     bad = site.recipe("def f():\n    raise ValueError('no')\nf()", "cb::bad")
 
     assert site.converge()["error"] == f"{bad}:3: ValueError: no"
+
+
+@pytest.mark.parametrize("word", ["link", "find_resource"])
+def test_a_word_that_was_not_imported_is_said_with_what_to_write(site, word):
+    path = site.recipe("log('x')")
+    path.write_text(f"\n{word}('a')\n")
+
+    error = site.converge()["error"]
+
+    said = f"NameError: name '{word}' is not defined (write: from flock.recipe import {word})"
+    assert error == f"{path}:2: {said}"
+
+
+def test_a_folder_of_cookbooks_that_is_not_there_is_said(site):
+    site.cookbooks = site.folder / "nowhere"
+
+    report = site.converge("cb")
+
+    assert report["error"].endswith(
+        f"no cookbook 'cb' in {site.folder}/nowhere, which is no folder"
+    )
 
 
 @pytest.mark.parametrize(

@@ -132,6 +132,15 @@ def test_a_location_is_looked_up_when_the_registry_can_say(here):
     assert here.queues.resources("bender1") == here.queues.resources("bender2") == ["log[a]"]
 
 
+def test_a_location_without_a_machine_is_said_as_it_was_written(here, caplog):
+    here.tell("log[a]")
+
+    assert here.courier.drain()
+
+    assert "a notice for roles:web goes to nobody" in caplog.text
+    assert here.outbox.rows() == []
+
+
 def test_a_location_that_is_none_is_a_dead_letter(here):
     here.nodes = UsageError("no query")
     here.tell("log[a]")

@@ -26,6 +26,17 @@ from flock.converge.resource import Resource, declare
 from flock.converge.run_list import Expansion, Role, expand, full_recipe_name
 from flock.errors import FlockError, RecipeError, RunCancelled
 
+RECIPE_WORDS = (
+    "FlockOfChefs",
+    "find_resource",
+    "held",
+    "include_recipe",
+    "lazy",
+    "library",
+    "node",
+)
+"""What a recipe may import from `flock.recipe` beside the kinds of resources."""
+
 _current: ContextVar[Compilation] = ContextVar("flock_compilation")
 
 
@@ -310,9 +321,21 @@ def _translated(label: str, path: Path | None = None) -> Iterator[None]:
         raise RecipeError(f"syntax error: {error.msg}", where) from None
     except FlockError as error:
         raise RecipeError(str(error), _line_in(error, path) or label) from error
+    except NameError as error:
+        hint = _missing_import(error.name)
+        raise RecipeError(f"NameError: {error}{hint}", _line_in(error, path) or label) from error
     except (Exception, SystemExit) as error:
         message = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         raise RecipeError(message, _line_in(error, path) or label) from error
+
+
+def _missing_import(name: str | None) -> str:
+    """Say what to write for a word of recipes that nobody imported; nothing for another name."""
+    compilation = current_compilation()
+    if compilation is None or name is None:
+        return ""
+    is_word = name in RECIPE_WORDS or name in compilation.words or compilation.kinds.has(name)
+    return f" (write: from flock.recipe import {name})" if is_word else ""
 
 
 def _line_in(error: BaseException, path: Path | None) -> str:

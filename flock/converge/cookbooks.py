@@ -73,7 +73,7 @@ class Cookbooks:
             return found
         if self.folder is None:
             raise RecipeError(f"no cookbook {cookbook!r}: no folder of cookbooks is set", where)
-        near = nearest(cookbook, self.names())
+        near = nearest(cookbook, self.names()) if self.folder.is_dir() else ", which is no folder"
         raise RecipeError(f"no cookbook {cookbook!r} in {self.folder}{near}", where)
 
     def attribute_files(self, cookbook: str) -> list[Path]:

@@ -59,6 +59,29 @@ def let_go(command: Flockctl) -> None:
     (command.folder / "go").touch()
 
 
+EARLY = """
+import sys
+
+class Early:
+    def find_spec(self, name, *_):
+        if name == "click":
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, Early())
+sys.argv[0] = "flockctl"
+from flock.__main__ import main
+main()
+"""
+
+
+def test_ctrl_c_while_the_command_is_loaded_is_one_line():
+    words = [sys.executable, "-c", EARLY, "nodes"]
+    ended = subprocess.run(words, capture_output=True, text=True, timeout=30, check=False)
+
+    assert (ended.returncode, ended.stdout) == (130, "")
+    assert ended.stderr == "flockctl: interrupted\n"
+
+
 # --- a node's life ---------------------------------------------------------------
 
 
