@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import platform
@@ -72,9 +73,16 @@ def _distribution() -> dict[str, Any]:
     family = next((_FAMILIES[each] for each in near if each in _FAMILIES), identity)
     return {
         "platform": identity,
-        "platform_version": release.get("VERSION_ID", ""),
+        "platform_version": release.get("VERSION_ID") or _rolling_version(release),
         "platform_family": family,
     }
+
+
+def _rolling_version(release: dict[str, str]) -> str:
+    """Name the state of a distribution that has no version: `forky/sid`, `rolling`."""
+    with contextlib.suppress(OSError):
+        return Path("/etc/debian_version").read_text(encoding="utf-8").strip()
+    return release.get("BUILD_ID", "")
 
 
 def _memory() -> dict[str, Any]:
