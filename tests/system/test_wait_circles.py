@@ -293,6 +293,9 @@ def test_the_action_of_a_notice_is_part_of_a_circle_too(kitchens):
     assert kitchens.nodes("notify", "bender1", "execute[deed]", "run").code == 0
     held = lambda: kitchens.fleet["bender1"]["locker"].holder("of a deed")  # noqa: E731
     assert eventually(held, within=LONG)["owner"] == "bender1"
+    # So the run's wait will be the younger.
+    deed = kitchens.fleet["bender1"]["flock_api"].waits
+    assert eventually(deed, within=LONG, until=lambda standing: standing["wait"])["wait"]
 
     kitchens.open("go")
     report = run.get(timeout=20)

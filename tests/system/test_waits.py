@@ -12,7 +12,9 @@ import pytest
 
 from flock import Flock
 from flock.node_objects import NodeObjects
+from registry.contract import RegistryUnavailable
 from tests.flockctl import flockctl_on
+from tests.support import eventually
 from tests.system.waiting_kitchens import LONG, ORDER, SLOW, Kitchens
 
 pytestmark = pytest.mark.timeout(90)
@@ -204,6 +206,8 @@ def test_a_wait_outlives_an_outage_of_the_registry(own_zookeeper, tmp_path):
         own_zookeeper.wait_until_serving()
 
         kitchens.waiting("bender0", until=lambda seen: seen["last"] == "False")
+        # This process may be back a moment after that one.
+        assert eventually(fleet.registry.node_names, LONG, ignoring=RegistryUnavailable)
         fleet.globals["release"] = "1.4"
         assert run.get(timeout=20)["state"] == "ok"
 
