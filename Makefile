@@ -6,6 +6,12 @@ WORKERS ?= 3
 ARGS ?=
 
 VENV := .venv
+EXTRAS := dev
+# The oldest libraries that pyproject.toml allows; what lints needs newer ones.
+ifdef LOWEST
+VENV := .venv-lowest
+EXTRAS := test,shell
+endif
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 SHELL := /bin/sh
@@ -16,7 +22,7 @@ SHELL := /bin/sh
 help: ## list the targets
 	@echo "Targets:"
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' Makefile | awk -F'|' '{printf "%-15s %s\n", $$1, $$2}'
-	@echo "Variables: PYTHON=python3.12 (setup)  REGISTRY=zookeeper (demo)  WORKERS=3, ARGS='-k name' (test)"
+	@echo "Variables: PYTHON=python3.12 (setup)  REGISTRY=zookeeper (demo)  WORKERS=3, ARGS='-k name', LOWEST=1 (test)"
 
 setup: $(READY) ## make .venv with the package and its tools (the other targets do it by themselves)
 
@@ -35,7 +41,9 @@ $(READY): pyproject.toml flock/__init__.py
 	@echo "setting up $(VENV)" >&2
 	@mkdir -p $(VENV)/tmp  # what an interrupted setup leaves lies there, too
 	@TMPDIR="$(CURDIR)/$(VENV)/tmp" $(PYTHON) -m venv $(VENV)
-	@TMPDIR="$(CURDIR)/$(VENV)/tmp" $(BIN)/python -m pip install -qq --disable-pip-version-check --editable '.[dev]'
+	@$(if $(LOWEST),$(BIN)/python scripts/lowest_versions.py,:) >$(VENV)/tmp/constraints.txt
+	@TMPDIR="$(CURDIR)/$(VENV)/tmp" $(BIN)/python -m pip install -qq --disable-pip-version-check \
+	  --constraint $(VENV)/tmp/constraints.txt --editable '.[$(EXTRAS)]'
 	@rm -rf $(VENV)/tmp flock_of_chefs.egg-info  # what is installed has its own copy in $(VENV)
 	@touch $@
 
@@ -85,6 +93,6 @@ chaos-locks: $(READY) ## break processes, servers and links under locks for SECO
 
 clean: ## remove .venv and everything else that was made here
 	@scripts/zookeeper stop >/dev/null 2>&1 || true
-	rm -rf $(VENV) .zookeeper .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf .venv .venv-lowest .zookeeper .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	rm -rf build dist *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
