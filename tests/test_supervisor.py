@@ -343,7 +343,7 @@ def test_a_stock_actor_is_never_given_up(actors: Supervisor, quick: None) -> Non
             raise RuntimeError("not today")
 
     actors.add("a", Stillborn, is_stock=True)
-    assert eventually(lambda: Stillborn.made, within=5, until=lambda made: made > 8) > 8
+    assert eventually(lambda: Stillborn.made, within=30, until=lambda made: made > 8) > 8
     assert "starting anew" in row(actors, "a")["state"] or row(actors, "a")["state"] == "running"
 
 
