@@ -145,8 +145,9 @@ class Flock:
                 # By who handles a signal, on this thread: the lock is no bar to it.
                 raise UsageError("this flock was closed while it joined")
         except BaseException:
-            self.close()
-            node.close()
+            # Not closed for good: what is away now may be there at the next use.
+            self._node = None
+            self._take_down(node)
             raise
         return node
 
@@ -164,7 +165,12 @@ class Flock:
             if self._closed:
                 return
             self._closed = True
-            node, hooks = self._node, self._before_close[::-1]
+            node = self._node
+        self._take_down(node)
+        self._stopped.set()
+
+    def _take_down(self, node: Node | None) -> None:
+        hooks, self._before_close = self._before_close[::-1], []
         for hook in hooks:
             try:
                 hook()
@@ -172,7 +178,6 @@ class Flock:
                 logger.exception("something did not close cleanly")
         if node is not None:
             node.close()
-        self._stopped.set()
 
     def before_close(self, hook: Callable[[], None]) -> None:
         """Have `hook` called first thing when this flock closes; the last one added goes first."""

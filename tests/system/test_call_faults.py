@@ -23,6 +23,7 @@ from flock.errors import (
     NodeNotFound,
     NotLetIn,
     RegistryError,
+    RegistryUnavailable,
     UsageError,
 )
 from flock.messages import CALL, HELLO, PROTOCOL, TELL
@@ -273,6 +274,22 @@ def test_a_flock_that_a_monitor_closes_is_closed(start: Start, registry_url: str
     there.kill()
     with pytest.raises(UsageError, match="closed"):
         eventually(lambda: visitor.node, within=10, until=lambda _: False)
+
+
+@pytest.mark.parametrize("name", ["here", None])
+def test_a_flock_that_could_not_join_joins_at_its_next_use(
+    registry_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str | None
+) -> None:
+    def away(_: Announcer) -> None:
+        raise RegistryUnavailable(registry_url, "away")
+
+    flock = Flock(name, registry_url, state_dir=tmp_path / "state")
+    monkeypatch.setattr(Announcer, "announce", away)
+    with pytest.raises(RegistryUnavailable):
+        list(flock)
+    monkeypatch.undo()
+    assert list(flock) == ([name] if name else [])
+    flock.close()
 
 
 @pytest.mark.parametrize(("part", "step"), [(Node, "open"), (Announcer, "_write")])
