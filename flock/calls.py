@@ -20,7 +20,14 @@ from typing import Any, Protocol
 import pykka
 
 from flock.context import current
-from flock.errors import CallCancelled, CallError, CallTimeout, DeadlockError, EncodeError
+from flock.errors import (
+    CallCancelled,
+    CallError,
+    CallTimeout,
+    DeadlockError,
+    EncodeError,
+    UsageError,
+)
 from flock.future import Future
 from flock.messages import BATCH, CALL, MAX_CHAIN, PROBE, TELL, Chain
 from flock.wire import Codec
@@ -69,15 +76,29 @@ class CallOptions:
     """How calls of one proxy are made.
 
     Attributes:
-        timeout: seconds until `CallTimeout`; None for no deadline.
+        timeout: seconds until `CallTimeout`; None, or more than a thread can
+            wait, for no deadline.
         explicit: True if the caller asked for this timeout: it then also
             bounds answers that were promised for later.
         under: the lock the call is under, [registry id, lock, slot, token].
+
+    Raises:
+        UsageError: the timeout is not a number of 0 or more.
     """
 
     timeout: float | None = 10.0
     explicit: bool = False
     under: list[Any] | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what is no timeout before a call is under way."""
+        timeout: Any = self.timeout
+        if timeout is None:
+            return
+        if not isinstance(timeout, (int, float)) or not timeout >= 0:
+            raise UsageError(f"a timeout is seconds, 0 or more, or None: not {timeout!r}")
+        if timeout > threading.TIMEOUT_MAX:
+            self.timeout, self.explicit = None, False
 
 
 class CallFuture(Future[Any]):

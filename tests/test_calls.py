@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
 import time
@@ -20,6 +21,7 @@ from flock.errors import (
     EncodeError,
     NodeDownError,
     OverloadedError,
+    UsageError,
 )
 from flock.messages import CALL, MAX_CHAIN, TELL
 from flock.wire import Codec, frame_of
@@ -166,6 +168,18 @@ def test_a_future_nobody_waits_for_times_out(calls: Calls) -> None:
     assert {type(future.error()) for future in futures} == {CallTimeout}
     late = future_of(calls, Peer(), timeout=0.05)
     assert eventually(late.is_ready, within=2)
+
+
+@pytest.mark.parametrize("timeout", [-0.1, math.nan, "5"])
+def test_what_is_no_timeout_is_refused_before_anything_is_called(timeout: Any) -> None:
+    with pytest.raises(UsageError, match="seconds, 0 or more"):
+        CallOptions(timeout)
+
+
+def test_a_timeout_without_end_is_none(calls: Calls) -> None:
+    peer = Peer(lambda message: calls.answered(peer, message[1], message[6]))
+    assert calls.call(peer, "a", "m", (), {}, CallOptions(math.inf, explicit=True)) is None
+    assert CallOptions(1e12, explicit=True) == CallOptions(None)
 
 
 def test_a_promise_lifts_a_default_deadline_and_no_explicit_one(calls: Calls) -> None:
