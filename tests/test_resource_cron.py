@@ -46,6 +46,19 @@ def test_an_entry_is_added_once_beside_those_of_others(site, crontab):
     assert states(site.converge()) == ["unchanged"]
 
 
+def test_entries_of_others_stay_as_they_are_to_the_byte(site, crontab):
+    others = "# Größe\n1 * * * * a \x0c b \u2028 c\r\n".encode() + b"2 * * * * Gr\xf6\xdfe\n"
+    crontab.path.write_bytes(others)
+    site.recipe("cron('backup', user='fry', command='true')")
+    assert states(site.converge()) == ["changed"]
+    assert crontab.path.read_bytes() == others + b"# Flock Name: backup\n* * * * * true\n"
+    assert states(site.converge()) == ["unchanged"]
+
+    site.recipe("cron('backup', user='fry', action='delete')")
+    assert states(site.converge()) == ["changed"]
+    assert crontab.path.read_bytes() == others
+
+
 def test_an_entry_is_changed_in_its_place_and_deleted(site, crontab):
     site.recipe("""
         cron('a', user='fry', command='one', time='daily')

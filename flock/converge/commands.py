@@ -74,12 +74,14 @@ class Completed:
         exit_code: negative for a signal, as in `subprocess`.
         stdout, stderr: what it wrote, as text; undecodable bytes are replaced.
         seconds: how long it took.
+        written: what it wrote to stdout, as it came.
     """
 
     exit_code: int
     stdout: str
     stderr: str
     seconds: float
+    written: bytes = b""
 
     def last_words(self) -> str:
         """Return the end of its output for an error message: stderr, or stdout if that is empty."""
@@ -346,6 +348,7 @@ class _Conversation:
             self._kept["stdout"].decode(errors="replace"),
             self._kept["stderr"].decode(errors="replace"),
             seconds,
+            bytes(self._kept["stdout"]),
         )
 
 

@@ -13,6 +13,6 @@ if arguments[-1] == "-l":
         sys.exit("crontab: cannot open the spool")
     if not path.exists():
         sys.exit(f"no crontab for {user}")
-    sys.stdout.write(path.read_text())
+    sys.stdout.buffer.write(path.read_bytes())
 else:
-    path.write_text(sys.stdin.read())
+    path.write_bytes(sys.stdin.buffer.read())

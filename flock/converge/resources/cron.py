@@ -140,7 +140,7 @@ class CronProvider(Provider[Cron]):
             timeout=60,
         )
         if done.exit_code == 0:
-            return done.stdout.splitlines()
+            return _text(done.written).removesuffix("\n").split("\n") if done.written else []
         if "no crontab for" in done.stderr:
             return []
         if self.machine.why_run:
@@ -150,17 +150,27 @@ class CronProvider(Provider[Cron]):
 
     def _write(self, wanted: Cron, old: list[str], new: list[str], verb: str) -> Change:
         """Name the new crontab."""
-        text = "".join(f"{line}\n" for line in new)
+        before, after = (_bytes("".join(f"{line}\n" for line in lines)) for lines in (old, new))
 
         def write() -> None:
             crontab = needed_program(self.machine, "crontab", "apt-get install cron")
             assert crontab is not None
-            self.machine.run([crontab, *_whose(wanted.user), "-"], stdin=text, timeout=60)
+            self.machine.run([crontab, *_whose(wanted.user), "-"], stdin=after, timeout=60)
 
-        diff = text_diff("".join(f"{line}\n" for line in old), text, f"crontab of {wanted.user}")
+        diff = text_diff(before, after, f"crontab of {wanted.user}")
         return Change(
             f"{verb} entry {wanted.shown(wanted.name)} in the crontab of {wanted.user}", write, diff
         )
+
+
+def _text(crontab: bytes) -> str:
+    """Read a crontab: what is no UTF-8 in entries of others is to come out as it went in."""
+    return crontab.decode(errors="surrogateescape")
+
+
+def _bytes(crontab: str) -> bytes:
+    """Write what `_text` read."""
+    return crontab.encode(errors="surrogateescape")
 
 
 def _whose(user: str) -> list[str]:
