@@ -129,7 +129,8 @@ def test_changes_of_tracked_files_are_undone_and_others_left(site, repository):
     (site.folder / "tree/file").write_text("drifted")
     (site.folder / "tree/mine").write_text("mine")
 
-    assert states(site.converge()) == ["changed"]
+    text = f"undo changes of tracked files in {site.folder}/tree, at {repository.first[:12]}"
+    assert changes(site.converge()) == [[text]]
     assert (site.text("tree/file"), site.text("tree/mine")) == ("one", "mine")
 
 

@@ -95,10 +95,10 @@ class GitProvider(Provider[Git]):
                 lambda: self._set_remote(wanted),
             )
         if stands != commit or self._is_dirty(wanted):
-            yield Change(
-                f"bring {path} from {(stands or 'nothing')[:12]} to {commit[:12]}",
-                lambda: self._bring(wanted, commit),
-            )
+            text = f"bring {path} from {(stands or 'nothing')[:12]} to {commit[:12]}"
+            if stands == commit:
+                text = f"undo changes of tracked files in {path}, at {commit[:12]}"
+            yield Change(text, lambda: self._bring(wanted, commit))
 
     def checkout(self, wanted: Git) -> Iterator[Change]:
         """Name what makes the tree if it is not there."""
