@@ -311,7 +311,11 @@ class HostedActor:
         self.is_over = True
         self._drain()
         if isinstance(actor, Actor):
-            actor.move_out()
+            try:
+                actor.move_out()
+            except Exception:
+                # Whatever it is: who waits for this end, the supervisor first, must hear of it.
+                logger.exception("actor %r could not end all it had asked for", self.name)
         current.actor = None
         self._ended(self, crash)
 

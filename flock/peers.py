@@ -464,7 +464,10 @@ class Peers:
                 self._over_listener(peer, reason, True)
             self._reroute(peer, unsent)
             return
-        peer.state = "partitioned"
+        with peer.lock:
+            # Looking took its time: another lane may have opened, or the peer said goodbye.
+            if peer.lane is None and peer.state != "gone":
+                peer.state = "partitioned"
         if was_open:
             reason = f"the connection to {peer.title} ({peer.record.address}) broke"
             self._calls.fail_each(sent, lambda label: ConnectionLost(f"{label}: {reason}"))

@@ -601,6 +601,28 @@ def test_a_frame_of_ours_can_be_read_by_its_head() -> None:
     assert len(codec.decode(frame_of(messages, 0))[1]) == 4
 
 
+@pytest.mark.parametrize("meanwhile", ["connected", "gone"])
+def test_late_news_of_an_old_lane_leaves_the_state_as_it_is_now(
+    make: Make, monkeypatch: pytest.MonkeyPatch, meanwhile: str
+) -> None:
+    one, two = make("one").pump(), make("two").pump()
+    one.call(one.peer(two))
+    assert both_open(one, two)
+    peer, old = one.peer(two), one.watched()
+
+    def look(_: str) -> bool:
+        if meanwhile == "gone":
+            one.peers.heard_bye(peer, "closed")
+        else:
+            one.call(peer)
+            assert eventually(lambda: peer.lane is not None and peer.lane.is_open, within=2.5)
+        return False
+
+    monkeypatch.setattr(module, "_refuses_connections", look)
+    one.peers._lane_over(old, "connection ended")
+    assert peer.state == meanwhile
+
+
 @pytest.mark.parametrize("call_id", [1, 127, 128, 255, 256, 65_535, 65_536, 2**32, 2**63 - 1])
 def test_a_call_is_known_by_its_first_bytes(call_id: int) -> None:
     call = codec.encode((CALL, call_id, "actor", "method", [1], {}, 10.0, (), None))

@@ -271,6 +271,25 @@ def test_an_exception_in_a_tell_kills_the_actor_and_it_is_started_anew(
     assert (row(actors, "a")["restarts"], row(actors, "a")["error"]) == (1, "ValueError: in a tell")
 
 
+def test_what_cannot_be_ended_with_an_actor_does_not_keep_it_from_being_started_anew(
+    actors: Supervisor, quick: None
+) -> None:
+    class Stuck:
+        is_over = False
+
+        def cancel(self) -> None:
+            raise OSError("not now")
+
+    class Owner(Worker):
+        def do(self, what: Any = None) -> Any:
+            return self._own(Stuck())
+
+    actors.add("a", Owner)
+    send(hosted(actors, "a"), "do", tell=True)
+    send(hosted(actors, "a"), "crash", tell=True)
+    assert eventually(lambda: row(actors, "a")["restarts"], within=5, becomes=1) == 1
+
+
 def test_an_actor_that_survives_tells_keeps_what_it_has(actors: Supervisor) -> None:
     actors.add("a", Hardy)
     send(hosted(actors, "a"), "do", "kept")
