@@ -435,8 +435,9 @@ class Kitchen:
 
     def runs(self, limit: int = 20) -> list[dict[str, Any]]:
         """Return the heads of the last runs, the newest first; a queued one is the first."""
-        queued = self._queue.runs[1]
-        heads = [] if queued is None else [head_of(queued.report.as_data())]
+        # One that has just begun may not be in the journal yet.
+        running, queued = self._queue.runs
+        heads = [head_of(each.report.as_data()) for each in (queued, running) if each is not None]
         ids = {head["run_id"] for head in heads}
         heads += [head for head in self._journal.runs(limit) if head["run_id"] not in ids]
         return heads[: max(0, limit)]
