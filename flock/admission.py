@@ -252,7 +252,9 @@ class Admission:
         if was_known:
             self._removed(key)
 
-    def _check_again(self, key: bytes, *, is_last_time: bool = False) -> None:
+    def _check_again(
+        self, key: bytes, *, is_last_time: bool = False, is_told: bool = False
+    ) -> None:
         """Look at a key's record after it changed; what cannot be asked stays as it was.
 
         A key that passes with its process is also gone for a moment when the
@@ -272,9 +274,11 @@ class Admission:
                 and not self._is_present(known)
             )
         except RegistryError as error:
-            logger.warning("cannot look at a key that changed: %s", error)
-            # The registry tells of a change once: asked again until it answers.
-            self._check_later(key, _ASK_AGAIN, is_last_time=is_last_time)
+            # The registry tells of a change once: asked again until it answers. Said once, too:
+            # an outage may last.
+            if not is_told:
+                logger.warning("cannot look at a key that changed: %s", error)
+            self._check_later(key, _ASK_AGAIN, is_last_time=is_last_time, is_told=True)
             return
         if may_come_back:
             self._check_later(key, _COME_BACK_WITHIN, is_last_time=True)
@@ -291,10 +295,14 @@ class Admission:
         presence = self._registry.presence(known.name)
         return presence is not None and presence.public_key == known.public_key
 
-    def _check_later(self, key: bytes, seconds: float, *, is_last_time: bool) -> None:
+    def _check_later(
+        self, key: bytes, seconds: float, *, is_last_time: bool, is_told: bool = False
+    ) -> None:
         def check(_: Timer) -> None:
             with contextlib.suppress(RuntimeError):  # the pool is closed
-                self._pool.submit(self._check_again, key, is_last_time=is_last_time)
+                self._pool.submit(
+                    self._check_again, key, is_last_time=is_last_time, is_told=is_told
+                )
 
         with self._lock:
             if not self._closed:

@@ -144,7 +144,9 @@ def _examine_registry(
 def _registry_mend(error: FlockError, settings: Settings) -> str:
     origin = settings.origin("registry")
     if isinstance(error, NotPermitted):
-        return f"mend user and password of registry (from: {origin}), or its folder's owner"
+        if settings.registry.startswith(_EMBEDDED):
+            return f"give its folder to the user of this command, or name another (from: {origin})"
+        return f"are user and password of registry right (from: {origin})?"
     if isinstance(error, WrongRegistry):
         return f"mend registry (from: {origin})"
     if settings.registry.startswith(_EMBEDDED):

@@ -293,8 +293,8 @@ def test_who_finds_a_known_key_gone_before_its_watch_tells_makes_it_unknown(door
     assert door.removed == [keys[0]]
 
 
-def test_a_removal_that_cannot_be_read_is_read_later(
-    door: Door, monkeypatch: pytest.MonkeyPatch
+def test_a_removal_that_cannot_be_read_is_said_once_and_read_later(
+    door: Door, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(module, "_ASK_AGAIN", 0.05)
     keys = zmq.curve_keypair()
@@ -303,6 +303,9 @@ def test_a_removal_that_cannot_be_read_is_read_later(
     door.registry.is_away = True
     door.registry.remove(keys[0])
     assert door.admission.known(keys[0]) is not None
+    asked = len(door.registry.asked)
+    assert eventually(lambda: len(door.registry.asked) >= asked + 3, within=5.0)
+    assert caplog.text.count("cannot look at a key that changed") == 1
     door.registry.is_away = False
     assert eventually(lambda: door.removed, within=2.0, becomes=[keys[0]]) == [keys[0]]
 
