@@ -99,6 +99,10 @@ def registry_url(schemes: Collection[str]) -> Reader:
 
     def read(written: Any, folder: Path) -> str:
         text = _text(written)
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise ValueError("it is not valid Unicode") from None
         scheme, colon, rest = text.partition(":")
         if not colon or scheme not in schemes:
             raise ValueError

@@ -65,6 +65,9 @@ STOCK_ACTORS: Mapping[str, str] = {
 }
 """The actors that answer on every node."""
 
+_NEARLY = 0.9
+"""How much alike a strange variable and one of ours are that is taken for a slip; 1 is equal."""
+
 REGISTRY_FORM = "embedded:DIR or zookeeper://[user:password@]host:port[,…]/root"
 """How a registry is written, for messages."""
 
@@ -215,6 +218,14 @@ def load_settings(arguments: Mapping[str, Any] | None = None) -> Settings:
             " the certificate that it belongs to"
         )
     return settings
+
+
+def misspelt_variables() -> dict[str, str]:
+    """Return variables of the environment that are none of ours but nearly, and what is near."""
+    variables = [f"FLOCK_{name.upper()}" for name in SETTINGS]
+    strange = sorted({name for name in os.environ if name.startswith("FLOCK_")} - {*variables})
+    near = {name: difflib.get_close_matches(name, variables, 1, _NEARLY) for name in strange}
+    return {name: found[0] for name, found in near.items() if found}
 
 
 # --- the settings one by one ---------------------------------------------------

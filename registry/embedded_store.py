@@ -351,7 +351,7 @@ class Store:
         if layout != _LAYOUT:
             raise WrongRegistry(
                 f"{self._folder.url}: laid out by another version (layout {layout}, "
-                f"this one knows {_LAYOUT})"
+                f"this one knows {_LAYOUT}): use that version, or move the folder away"
             )
         return layout
 

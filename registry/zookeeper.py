@@ -143,7 +143,7 @@ class ZooKeeperRegistry(Registry):
         if about.get("layout") != _LAYOUT:
             raise WrongRegistry(
                 f"{self.url} is laid out by another version of this software "
-                f"({about.get('layout')!r:.20}, ours is {_LAYOUT})"
+                f"({about.get('layout')!r:.20}, ours is {_LAYOUT}): use that one, or another root"
             )
         self._registry_id = about["id"]
         self._warn_if_open(requests)

@@ -14,7 +14,7 @@ import pytest
 from flock import __version__
 from flock.cli import COMMANDS, main
 from flock.ctl.call_command import read_arguments, read_value
-from flock.ctl.options import open_within
+from flock.ctl.options import CommandLine, open_within
 from flock.ctl.output import Ended, Output, error_line, plain, shared_code
 from flock.ctl.progress import going_on
 from flock.ctl.reports import resource_line, summary
@@ -194,6 +194,17 @@ def test_several_ends_share_the_gravest_code(codes, shared):
 
 
 # --- errors --------------------------------------------------------------------------
+
+
+def test_a_variable_that_is_nearly_a_setting_is_said_once(monkeypatch, caplog):
+    monkeypatch.setenv("FLOCK_REGSITRY", "embedded:/nowhere")
+    monkeypatch.setenv("FLOCK_OF_OURS", "something else")
+    line = CommandLine(Output())
+
+    line.settings()
+    line.visitor()
+
+    assert caplog.messages == ["FLOCK_REGSITRY is no setting; did you mean FLOCK_REGISTRY?"]
 
 
 def test_an_error_names_the_node_and_what_to_try():

@@ -220,6 +220,8 @@ class RunQueue:
             self.cancel(queued.run_id, _LEAVING)
         if running is not None:
             running.cancellation.stop(_LEAVING)
+            told = "%s: run %s goes on to its next resource, for %g s at most"
+            log.info(told, running.report.node, running.run_id, timeout)
         self._wake.set()
         if worker is not None and worker is not threading.current_thread():
             if running is None or running is not self._given_up:

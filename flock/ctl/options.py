@@ -7,6 +7,7 @@ group takes the common ones, too: they may stand anywhere on the line.
 
 from __future__ import annotations
 
+import logging
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from registry.contract import Registry
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
+
+logger = logging.getLogger(__name__)
 
 _ENDS_WITHIN = 2.85
 """Seconds from its start until a command without a registry is to say so; its end takes the rest
@@ -45,17 +48,29 @@ class CommandLine:
 
     output: Output
     given: dict[str, Any] = field(default_factory=dict)
+    _is_looked_through: bool = field(default=False, init=False)
 
     def settings(self) -> Settings:
         """Return the settings of this process; `SettingsError` if one is wrong."""
         from flock.settings import load_settings
 
+        self._look_through_variables()
         return load_settings(self.given)
+
+    def _look_through_variables(self) -> None:
+        """Say which variables look like settings of ours and are none, once."""
+        from flock.settings import misspelt_variables
+
+        if not self._is_looked_through:
+            self._is_looked_through = True
+            for name, near in misspelt_variables().items():
+                logger.warning("%s is no setting; did you mean %s?", name, near)
 
     def visitor(self) -> Flock:
         """Return the flock, to be entered: it joins as a visitor then."""
         from flock.fleet import Flock
 
+        self._look_through_variables()
         fleet = Flock(**{key: value for key, value in self.given.items() if key != "name"})
         fleet.join_within = open_within()
         return fleet

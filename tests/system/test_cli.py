@@ -528,6 +528,8 @@ def test_a_node_that_leaves_in_its_run_says_that_the_run_was_cancelled(alone):
     ended = run.ended()
 
     assert (ended.code, ended.value[0]["state"]) == (1, "cancelled")
+    run_id = ended.value[0]["run_id"]
+    assert f"bender0: run {run_id} goes on to its next resource, for 0 s at most" in node.err
 
 
 def test_a_node_leaves_although_python_code_of_its_recipe_goes_on_for_ever(alone):
