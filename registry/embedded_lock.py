@@ -313,27 +313,31 @@ class EmbeddedLocks:
     def status(self, lockid: str, *, with_waiting: bool = True) -> LockStatus:
         """Say who holds and who waits, the living only."""
         lock = quote(lockid)
-        tickets = tickets_in(self._store.rows(LINE, (lock,)))
+        tickets = self._living(LINE, lock)
         if not with_waiting:
             tickets = [ticket for ticket in tickets if ticket.slot is not None]
-        return status_of(lock, self._living(tickets))
+        return status_of(lock, tickets)
 
     def all(self) -> list[LockStatus]:
         """Say the same of every lock that is held or waited for."""
         lines: dict[str, list[Ticket]] = {}
-        for ticket in self._living(tickets_in(self._store.rows(f"{TICKETS} ORDER BY id"))):
+        for ticket in self._living(f"{TICKETS} ORDER BY id"):
             lines.setdefault(ticket.lockid, []).append(ticket)
         found = [status_of(lock, tickets) for lock, tickets in lines.items()]
         return sorted(found, key=lambda status: status.lockid)
 
-    def _living(self, tickets: list[Ticket]) -> list[Ticket]:
-        """Leave out the tickets of the dead, and remove what died with them."""
+    def _living(self, statement: str, *values: str) -> list[Ticket]:
+        """Read tickets without those of the dead, after removing, or keeping, what they had."""
+        tickets = tickets_in(self._store.rows(statement, values))
         sessions = {ticket.session for ticket in tickets} - {KEPT}
         dead = {session for session in sessions if not is_alive(self._folder, session)}
-        if dead:
-            with contextlib.suppress(RegistryError):  # the answer is right without it
-                self.bury(dead)
-        return [ticket for ticket in tickets if ticket.session not in dead]
+        if not dead:
+            return tickets
+        try:
+            self.bury(dead)
+        except RegistryError:  # the answer is right without it, but for what is kept
+            return [ticket for ticket in tickets if ticket.session not in dead]
+        return tickets_in(self._store.rows(statement, values))
 
     def bury(self, sessions: set[str]) -> None:
         """Remove what died with these sessions; each is looked at once more before."""

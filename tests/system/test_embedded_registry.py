@@ -102,13 +102,25 @@ def test_a_killed_process_is_told_to_who_watches_within_a_second(registry, proce
     assert registry.node_names() == []
 
 
-def test_a_killed_process_is_absent_at_once_also_if_nobody_noticed_yet(registry, process):
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda registry: registry.node_names() == [],
+        lambda registry: registry.presence("bender1") is None,
+        lambda registry: registry.key("k") is None,
+        lambda registry: registry.lock_status("web").holders == (),
+        lambda registry: registry.acquire("web", OWNER, wait=0).held,
+        lambda registry: registry.announce(presence_record("bender1", "g2")) is None,
+        lambda registry: registry.enter_key(KeyRecord("k", "x", "node", False, "g2")) is None,
+    ],
+    ids=["names", "presence", "key", "holders", "acquire", "announce", "enter key"],
+)
+def test_a_killed_process_is_absent_at_once_also_if_nobody_noticed_yet(registry, process, ask):
     process.do("announce", name="bender1")
+    process.do("enter_key", public_key="k", name="bender1", lasting=False)
     process.do("acquire", lockid="web")
     process.kill()
-    assert registry.node_names() == []
-    assert registry.lock_status("web").holders == ()
-    assert registry.acquire("web", OWNER, wait=0).held
+    assert ask(registry)
 
 
 def test_a_stopped_process_keeps_its_name_and_its_lock(registry, process):
@@ -218,6 +230,25 @@ def test_a_lost_session_is_made_anew_and_its_presence_comes_back(registry, secon
     changed.clear()
     second.write("a", 1)
     assert changed.wait(SEEN), "watches stand again"
+
+
+def test_a_kept_lock_whose_session_was_lost_is_freed_by_its_release(registry, second, folder):
+    lock = registry.acquire("web", OWNER, keep=True)
+    take_away_the_session(folder)
+    assert [holder.kept for holder in second.lock_status("web").holders] == [True]
+    with pytest.raises(LockTimeout):
+        second.acquire("web", LockOwner("fry", "earth"), wait=0)
+    lock.release()
+    assert second.acquire("web", LockOwner("fry", "earth"), wait=0).held
+
+
+def test_a_session_whose_file_was_swept_before_it_was_entered_takes_another(
+    registry, second, folder
+):
+    registry._session._lock_a_new_file()
+    take_away_the_session(folder)
+    registry.announce(presence_record("bender0"))
+    assert second.node_names() == ["bender0"]
 
 
 def test_a_name_that_another_took_meanwhile_is_told_once_and_stays_lost(registry, second, folder):
@@ -385,6 +416,20 @@ def test_while_the_folder_is_away_nothing_looks_empty_and_all_is_in_doubt(regist
     assert registry.node_names() == ["bender0"]
     assert eventually(lambda: states[1:], SEEN) == [SessionState.CONNECTED]
     assert eventually(lambda: told[1:], SEEN) == [LockState.HELD]
+
+
+def test_a_registry_in_the_place_of_the_one_that_was_opened_is_not_taken_for_it(
+    registry, folder, embedded_url
+):
+    registry.write("a", 1)
+    folder.rename(folder.with_name("away"))
+    with contextlib.closing(new_registry(embedded_url)) as other:
+        other.open()
+        assert registry.state() is SessionState.SUSPENDED
+        for ask in (lambda: registry.read("a"), lambda: registry.write("a", 2)):
+            with pytest.raises(RegistryUnavailable, match="not the file any more"):
+                ask()
+        assert other.read("a") is None
 
 
 def test_a_full_disk_is_said_in_one_line_and_harms_nothing(registry):
