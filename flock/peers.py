@@ -201,10 +201,6 @@ class Peers:
                 peer = self._by_generation.setdefault(record.generation, RemotePeer(self, record))
         return peer
 
-    def by_generation(self, generation: str) -> RemotePeer | None:
-        """Return a peer we know."""
-        return self._by_generation.get(generation)
-
     def all(self) -> list[RemotePeer]:
         """Return every peer we know."""
         with self._lock:
