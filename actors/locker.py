@@ -8,13 +8,13 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 from flock.actor import Actor
-from flock.converge.report import now_text
 from flock.errors import LockLost, UsageError
 from flock.fleet import Flock
 from flock.future import Future
 from flock.journal import Journal
 from flock.locksmith import tell_holder
 from registry.contract import Lock, LockOwner, LockStatus, Registry
+from registry.wall_clock import now_text
 
 logger = logging.getLogger(__name__)
 

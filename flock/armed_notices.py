@@ -21,11 +21,11 @@ from flock.outgoing import (
     Sender,
     insert,
     marks,
-    now_text,
     select,
     send_off,
     trails_of,
 )
+from registry.wall_clock import now_text
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,6 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import Any
 
 import zmq
@@ -63,6 +62,7 @@ from registry.contract import (
     is_node_name,
 )
 from registry.processes import this_process
+from registry.wall_clock import now_text
 
 logger = logging.getLogger(__name__)
 
@@ -180,7 +180,7 @@ class Node:
         self.environment = environment
         self.roles: tuple[str, ...] = ()
         self.recipes: tuple[str, ...] = ()
-        self._started = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        self._started = now_text()
         self._listen = listen
         self._advertise = advertise
         self._crypto = crypto

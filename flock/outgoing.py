@@ -10,7 +10,6 @@ import json
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 from flock.notice import NOTICE, Notice, Step, comes_round, notice_id
@@ -240,8 +239,3 @@ def trim(connection: sqlite3.Connection, state: str, kept: int) -> None:
 def marks(values: Sequence[object]) -> str:
     """Return so many question marks."""
     return ", ".join("?" * len(values))
-
-
-def now_text() -> str:
-    """Return the time as rows show it."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

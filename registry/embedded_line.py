@@ -18,7 +18,6 @@ All functions work inside a transaction of the caller.
 
 from __future__ import annotations
 
-import datetime
 import itertools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -28,6 +27,7 @@ from registry.embedded_folder import Folder
 from registry.embedded_store import Transaction
 from registry.liveness import SESSIONS_TOPIC, is_alive
 from registry.records import decode, from_plain, unquote
+from registry.wall_clock import now_text
 
 TICKETS = "SELECT id, session, slots, slot, since, owner, coalesce(token, id), lockid FROM tickets"
 """Statement that reads tickets, for `tickets_in`."""
@@ -77,11 +77,6 @@ KEPT = ""
 """The session of a slot that is kept."""
 
 
-def utc_now() -> str:
-    """Return the wall clock, ISO 8601 in UTC, for people."""
-    return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
 def lock_topic(lockid: str) -> str:
     """Return the topic of a lock, by its quoted name."""
     return f"lock/{lockid}"
@@ -128,7 +123,7 @@ def _grant(transaction: Transaction, folder: Folder, lockid: str) -> str | None:
 
 def _give_slot(transaction: Transaction, ticket: Ticket, slot: int) -> Ticket:
     """Let a ticket hold a slot from now on; returns it as it stands then."""
-    now = utc_now()
+    now = now_text()
     transaction.execute(
         "UPDATE tickets SET slot = ?, since = ? WHERE id = ?", (slot, now, ticket.id)
     )

@@ -45,12 +45,12 @@ from registry.embedded_line import (
     status_of,
     ticket_topic,
     tickets_in,
-    utc_now,
 )
 from registry.embedded_store import Store, Transaction
 from registry.embedded_watcher import Watcher
 from registry.liveness import Session, is_alive
 from registry.records import encode, quote, to_plain
+from registry.wall_clock import now_text
 
 Leave = Callable[[Transaction, Folder, int, str], object]
 """How a ticket ends: `leave` or `abandon`."""
@@ -194,7 +194,7 @@ class EmbeddedLocks:
             number = transaction.execute(
                 "INSERT INTO tickets (lockid, session, slots, since, owner, keep)"
                 " VALUES (?, ?, ?, ?, ?, ?)",
-                (lock, session, slots, utc_now(), stored, keep),
+                (lock, session, slots, now_text(), stored, keep),
             ).lastrowid
             assert number is not None
             transaction.changed(lock_topic(lock))

@@ -12,7 +12,6 @@ was done or not (what stands in the slot carries the same id).
 
 from __future__ import annotations
 
-import datetime
 import logging
 import threading
 import time
@@ -35,6 +34,7 @@ from registry.contract import (
     RegistryUnavailable,
     SessionState,
 )
+from registry.wall_clock import now_text
 from registry.zookeeper_chores import Chores
 from registry.zookeeper_lock import Claim, Keeper, Places, ZooKeeperLock
 from registry.zookeeper_requests import Refused, Requests, Sent, Transaction
@@ -113,7 +113,7 @@ class Attempt:
         self._woken = threading.Event()
         self._listening: list[Cancel] = []
         self._was_in_line = False
-        self._since = _wall_clock()
+        self._since = now_text()
         # An event at the slots sends our claim on kazoo's thread; else one thread uses all of this.
         self._lock = threading.Lock()
         self._armed: tuple[_Shot, Transaction] | None = None
@@ -520,11 +520,6 @@ class Attempt:
 
     def _traces(self) -> Traces:
         return Traces(self._session, self._places, self._claim.attempt, self._claimed)
-
-
-def _wall_clock() -> str:
-    """Return the time of day for people: nothing is decided by it."""
-    return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def in_order(line: list[str]) -> list[str]:

@@ -35,6 +35,7 @@ from registry.contract import (
 )
 from registry.processes import is_process_dead, this_process
 from registry.records import decode, encode, from_plain, quote, to_plain
+from registry.wall_clock import time_text
 from registry.zookeeper_guard import Guard, Standing
 
 _MAX_CLAIM_BYTES = MAX_OWNER_BYTES + 1024
@@ -178,7 +179,7 @@ class Claim:
             self.owner,
             self.host,
             self.run_id,
-            had.strftime("%Y-%m-%dT%H:%M:%SZ"),
+            time_text(had),
             slot,
             int(stat.czxid),
             self.reason,

@@ -27,7 +27,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from flock.converge.report import now_text
+from registry.wall_clock import now_text
 
 log = logging.getLogger("flock.converge")
 

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import datetime
 import time
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from registry.wall_clock import now_text
+
 RunState = Literal["queued", "running", "ok", "failed", "cancelled"]
 RowState = Literal["changed", "unchanged", "skipped", "failed"]
-
-
-def now_text() -> str:
-    """Return the time as reports write it: ISO 8601 in UTC, to the second."""
-    return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 @dataclass(slots=True)

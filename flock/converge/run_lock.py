@@ -14,8 +14,8 @@ import os
 from pathlib import Path
 
 from flock.converge.forks import in_children
-from flock.converge.report import now_text
 from flock.errors import ConvergeError
+from registry.wall_clock import now_text
 
 
 class RunLock:

@@ -10,9 +10,10 @@ from typing import Any
 from flock.converge.compile import Compilation
 from flock.converge.dishes import Dish, read_dishes, same_name
 from flock.converge.kept_cookbooks import KeptCookbooks
-from flock.converge.report import Row, now_text
+from flock.converge.report import Row
 from flock.converge.runner import Runner, Section
 from flock.errors import FlockError, RunCancelled
+from registry.wall_clock import now_text
 
 log = logging.getLogger("flock.converge")
 

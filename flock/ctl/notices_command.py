@@ -5,7 +5,6 @@ from __future__ import annotations
 import getpass
 import secrets
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,6 +12,7 @@ import click
 from flock.ctl.options import CommandLine, common, host_name, pass_line, reachable
 from flock.ctl.output import Ended, shared_code
 from flock.errors import FlockError, NodeNotFound, UsageError, exit_code
+from registry.wall_clock import now_text
 
 if TYPE_CHECKING:
     from flock.fleet import Flock
@@ -171,7 +171,7 @@ def notify(line: CommandLine, node: str, resource: str, action: str) -> None:
             target=name,
             resource=resource,
             action=action,
-            created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            created=now_text(),
         )
         registry.append(queue_of(name), notice.as_data(), dedup_id=notice.id)
     finally:
