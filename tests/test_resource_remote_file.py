@@ -216,6 +216,18 @@ def test_a_silent_server_is_given_up(site, server):
     assert not (site.folder / "a").exists()
 
 
+def test_a_cancelled_run_does_not_read_an_endless_file_to_its_end(site):
+    site.recipe("remote_file('{here}/a', source='/dev/zero')")
+    kitchen = site.kitchen()
+    run = kitchen.order_run("the test")
+    begun = "resource started"
+    assert eventually(lambda: any(each["event"] == begun for each in site.events), within=5)
+    kitchen.cancel(run.run_id, reason="enough")
+    report = run.wait(5)
+    assert report is not None
+    assert report["state"] == "cancelled"
+
+
 def test_a_cancelled_run_does_not_wait_for_a_silent_server(site, server):
     server.announced = 1000
     server.stalls.set()

@@ -101,7 +101,7 @@ class RemoteFileProvider(Provider[RemoteFile]):
         path = Path(wanted.path)
         ownership = wanted.ownership(self.machine)
         found = found_file(path)
-        own = None if found is None else _sha256(path)
+        own = None if found is None else self._sha256(path)
         if found is not None and wanted.checksum and own == wanted.checksum:
             yield from ownership_changes(path, found, ownership)
             return
@@ -111,7 +111,7 @@ class RemoteFileProvider(Provider[RemoteFile]):
             if fetched is not None and fetched.sha256 != own:
                 yield Change(
                     f"write {path}",
-                    lambda: _place(fetched, path, ownership, memory),
+                    lambda: self._place(fetched, path, ownership, memory),
                     _diff(path, fetched.path),
                 )
             elif found is not None:
@@ -155,7 +155,7 @@ class RemoteFileProvider(Provider[RemoteFile]):
         path = self._local_path(source, wanted)
         if path is not None:
             try:
-                return _Fetched(path, _sha256(path), {})
+                return _Fetched(path, self._sha256(path), {})
             except OSError as error:
                 raise DownloadFailed(f"{path} cannot be read: {error.strerror}") from None
         conditions = {} if wanted.checksum else memory.conditions(source, own, wanted)
@@ -183,6 +183,25 @@ class RemoteFileProvider(Provider[RemoteFile]):
         if os.path.isabs(source):
             return Path(source)
         return self.machine.files.path(wanted.home_cookbook, "files", source)
+
+    def _place(self, fetched: _Fetched, path: Path, ownership: Ownership, memory: _Memory) -> None:
+        """Put fetched content in place."""
+        write_atomically(path, self._parts(fetched.path), ownership)
+        memory.keep(fetched.seen, fetched.sha256)
+
+    def _sha256(self, path: Path) -> str:
+        """Return the SHA-256 of a file."""
+        digest = hashlib.sha256()
+        for part in self._parts(path):
+            digest.update(part)
+        return digest.hexdigest()
+
+    def _parts(self, path: Path) -> Iterator[bytes]:
+        """Yield a file's content in parts; a large one takes time in which the run may end."""
+        with open(path, "rb", buffering=0) as stream:
+            while part := stream.read(CHUNK_BYTES):
+                self.machine.cancellation.check()
+                yield part
 
 
 class _Memory:
@@ -220,25 +239,6 @@ class _Memory:
         """Delete what waited."""
         with contextlib.suppress(FileNotFoundError):
             self.content.unlink()
-
-
-def _place(fetched: _Fetched, path: Path, ownership: Ownership, memory: _Memory) -> None:
-    """Put fetched content in place."""
-    write_atomically(path, _parts(fetched.path), ownership)
-    memory.keep(fetched.seen, fetched.sha256)
-
-
-def _parts(path: Path) -> Iterator[bytes]:
-    """Yield a file's content in parts."""
-    with open(path, "rb") as stream:
-        while part := stream.read(CHUNK_BYTES):
-            yield part
-
-
-def _sha256(path: Path) -> str:
-    """Return the SHA-256 of a file."""
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _diff(old: Path, new: Path) -> str | None:
