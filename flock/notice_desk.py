@@ -8,8 +8,9 @@ here that becomes wishes in the outbox: what the recipe asked for with
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from flock.armed_notices import Wish
@@ -19,6 +20,7 @@ from flock.errors import JournalError
 from flock.faults import reached
 from flock.notice import Step, joined_trails
 from flock.outbox import Outbox
+from flock.outgoing import location_text
 from flock.subscriptions import Subscription, Subscriptions
 
 logger = logging.getLogger(__name__)
@@ -42,11 +44,7 @@ class NoticeDesk:
 
     def arm(self, run_id: str, resource: Resource, action: str, trail: Trail) -> list[int] | None:
         """Note on disk whom a change concerns, before it is made."""
-        wishes = [
-            _wish(each.target, each.action, each.timing.value, each.location)
-            for each in resource.remote_notifications
-        ]
-        wishes += self._subscriptions.wishes(str(resource))
+        wishes = self._wishes(resource)
         if not wishes:
             return None
         inherited, cause = self._inherited.get(run_id, ((), ""))
@@ -63,6 +61,18 @@ class NoticeDesk:
             return list(self._outbox.armed.make_due(armed))
         self._outbox.armed.drop(armed)
         return []
+
+    def foretell(
+        self, resource: Resource, told: Sequence[Mapping[str, Any]]
+    ) -> list[dict[str, Any]]:
+        """Say who would be told of a change; notes nothing."""
+        rows: list[dict[str, Any]] = []
+        for wish in self._wishes(resource):
+            for place in wish.nodes or (location_text(json.dumps(wish.location)),):
+                row = {"id": "", "to": place, "resource": wish.resource, "action": wish.action}
+                if wish.timing != "delayed" or row not in (*told, *rows):
+                    rows.append(row)
+        return rows
 
     def take_up(self, run_id: str, would_change: Callable[[str, str], bool | None]) -> None:
         """Settle what processes armed that died before they could; the run lock is held.
@@ -92,6 +102,14 @@ class NoticeDesk:
         """Let go what was put off to the run's end, and renew the subscriptions."""
         self.renew(complete=complete)
         return list(self._outbox.armed.let_delayed_go(run_id))
+
+    def _wishes(self, resource: Resource) -> list[Wish]:
+        """Return whom a change concerns, for its own recipe and for those who subscribed."""
+        own = [
+            _wish(each.target, each.action, each.timing.value, each.location)
+            for each in resource.remote_notifications
+        ]
+        return own + self._subscriptions.wishes(str(resource))
 
     # --- what the node calls
 

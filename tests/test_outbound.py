@@ -24,6 +24,12 @@ class Outbound:
         row = {"id": "1", "to": "bender1", "resource": armed.target, "action": armed.action}
         return [row] if changed else []
 
+    def foretell(self, resource, told):
+        return [
+            {"id": "", "to": "bender1", "resource": each.target, "action": each.action}
+            for each in resource.remote_notifications
+        ]
+
     def take_up(self, run_id, would_change):
         self.told.append(("taken up", would_change(f"file[{self.folder}/a]", "create")))
 
@@ -71,12 +77,15 @@ def test_what_does_not_change_tells_nobody(site, outbound):
     assert report["notices"] == [{"id": "2"}]
 
 
-def test_a_why_run_tells_nothing(site, outbound):
+def test_a_why_run_tells_nothing_but_says_who_would_be_told(site, outbound):
     site.recipe(NOTIFYING)
 
-    site.converge(outbound=outbound, why_run=True)
+    report = site.converge(outbound=outbound, why_run=True)
 
     assert outbound.told == []
+    assert report["notices"] == [
+        {"id": "", "to": "bender1", "resource": "execute[y]", "action": "run"}
+    ]
 
 
 def test_a_change_that_failed_is_dropped_and_the_run_was_not_complete(site, outbound):

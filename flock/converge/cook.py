@@ -393,7 +393,7 @@ class Cook:
             lambda event, said: self._tell(run, event, said),
             locks,
             ledger=None if run.why_run else Ledger(self._journal, run.run_id),
-            outbound=None if run.why_run else self._outbound,
+            outbound=self._outbound,
             lookout=self._lookout,
             delayed_after_failure=self._delayed_after_failure,
         )

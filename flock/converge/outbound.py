@@ -7,7 +7,7 @@ notifications are declared and nothing comes of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from flock.converge.notification import Trail
@@ -40,6 +40,20 @@ class Outbound(Protocol):
 
         Returns:
             A row per notice for the report: `id`, `to`, `resource`, `action`.
+        """
+
+    def foretell(
+        self, resource: Resource, told: Sequence[Mapping[str, Any]]
+    ) -> list[dict[str, Any]]:
+        """Say who would be told of a change in a why-run; notes nothing.
+
+        Args:
+            resource: what would change.
+            told: the rows that the report has already: who is told at the end
+                of a run is told once.
+
+        Returns:
+            Rows as of `settle`, with an empty `id`.
         """
 
     def take_up(self, run_id: str, would_change: Callable[[str, str], bool | None]) -> None:

@@ -305,6 +305,8 @@ class Runner:
         row.seconds = time.monotonic() - begun
         self.report.rows.append(row)
         self._disarm(deed)
+        if row.state == "changed" and self._machine.why_run and self._outbound is not None:
+            self.report.notices += self._outbound.foretell(resource, self.report.notices)
         self._tell(f"resource {row.state}", deed, diffs=deed.diffs, row=len(self.report.rows))
         if isinstance(failure, RunCancelled):
             raise failure

@@ -44,8 +44,9 @@ def beside_lines(report: Mapping[str, Any]) -> Iterator[str]:
             holder = lock["holder"]
             who = f": {holder['owner']} has it since {holder['since']}" if holder else ""
             yield f"lock {lock['lockid']!r} {lock['state']}{who}"
+    notice_to = "would notify" if report["why_run"] else "notice to"
     for notice in report["notices"]:
-        yield f"notice to {notice['to']}: {notice['action']} {notice['resource']}"
+        yield f"{notice_to} {notice['to']}: {notice['action']} {notice['resource']}"
 
 
 def diff_lines(event: Mapping[str, Any]) -> Iterator[str]:

@@ -95,12 +95,14 @@ def test_a_machine_subscribes_to_a_command_on_another_one(fleet):
     assert settled(sender, receiver) == []
 
 
-def test_what_did_not_change_tells_nobody_and_a_why_run_neither(alone):
+def test_what_did_not_change_tells_nobody_and_a_why_run_says_whom_it_would_tell(alone):
     alone.recipe("bender0", SENDER)
     sender = alone.node("bender0")
     why = sender.call("bender0", "flock_api", "run_chef", wait=True, why_run=True)
-    assert why["notices"] == []
-    assert len(sender.run()["notices"]) == 1
+    assert sender.notices(all_of_them=True) == []
+    told = sender.run()["notices"]
+    assert len(told) == 1
+    assert why["notices"] == [{**told[0], "id": ""}]
 
     assert sender.run()["notices"] == []
 
