@@ -8,6 +8,7 @@ threads of his own: one silent peer delays nobody else.
 
 from __future__ import annotations
 
+import math
 import os
 import select
 import threading
@@ -36,6 +37,8 @@ EVENTS = (
     | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
 )
 """What a lane's monitor is to tell."""
+
+_LOOK_PAUSE = 0.02  # seconds between two looks at all lanes, at least
 
 _EAGAIN = 11
 """What a handshake that timed out gives as its reason; a wrong key gives another."""
@@ -96,6 +99,9 @@ class Keeper:
         self._orders: deque[tuple[str, Any]] = deque()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._watched: dict[int, Watched] = {}
+        self._descriptors: dict[Lane, int] = {}
+        # When all lanes are looked at again: each event alone concerns one of them.
+        self._next_look = math.inf
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._is_closed = False
@@ -159,29 +165,26 @@ class Keeper:
         poll.register(self._wake, select.EPOLLIN)
         try:
             while not self._is_closed:
-                timeout = self._seconds_to_next_deadline()
+                left = self._next_look - time.monotonic()
+                timeout = max(0.0, left) + 0.001 if math.isfinite(left) else -1
                 for descriptor, _ in poll.poll(timeout):
                     if descriptor == self._wake:
                         os.eventfd_read(self._wake)
                     else:
                         self._read_events(self._watched.get(descriptor))
                 self._carry_out_orders(poll)
-                self._end_overdue()
+                if time.monotonic() >= self._next_look:
+                    self._look_at_all()
         finally:
             for watched in self._watched.values():
                 watched.monitor.close(linger=0)
             self._watched.clear()
+            self._descriptors.clear()
             while self._orders:
                 what, about = self._orders.popleft()
                 if what == "watch":
                     about.monitor.close(linger=0)
             poll.close()
-
-    def _seconds_to_next_deadline(self) -> float:
-        deadlines = [each.deadline for each in self._watched.values() if each.deadline is not None]
-        if not deadlines:
-            return IDLE_AFTER / 5 if self._watched else -1
-        return max(0.0, min(deadlines) - time.monotonic()) + 0.001
 
     def _carry_out_orders(self, poll: select.epoll) -> None:
         while self._orders:
@@ -189,21 +192,28 @@ class Keeper:
             if what == "watch":
                 descriptor = about.monitor.fileno()
                 self._watched[descriptor] = about
+                self._descriptors[about.lane] = descriptor
+                if about.deadline is not None:
+                    self._next_look = min(self._next_look, about.deadline)
                 poll.register(descriptor, select.EPOLLIN)
                 # The descriptor is edge-like: what came before it was registered is read now.
                 self._read_events(about)
                 continue
-            for descriptor, watched in list(self._watched.items()):
-                if watched.lane is not about:
-                    continue
-                if what == "opened":
-                    watched.deadline = None
-                elif what == "give up":
-                    self.over(watched, "full")
-                else:
-                    poll.unregister(descriptor)
-                    del self._watched[descriptor]
-                    watched.monitor.close(linger=0)
+            if what == "look":
+                self._next_look = 0.0
+                continue
+            descriptor = self._descriptors.get(about, -1)
+            watched = self._watched.get(descriptor)
+            if watched is None:
+                continue
+            if what == "opened":
+                watched.deadline = None
+            elif what == "give up":
+                self.over(watched, "full")
+            else:
+                poll.unregister(descriptor)
+                del self._watched[descriptor], self._descriptors[about]
+                watched.monitor.close(linger=0)
 
     def _read_events(self, watched: Watched | None) -> None:
         if watched is None:
@@ -225,8 +235,10 @@ class Keeper:
             elif kind in (zmq.EVENT_DISCONNECTED, zmq.EVENT_CLOSED):
                 self.over(watched, "connection ended" if watched.connected else "no connection")
 
-    def _end_overdue(self) -> None:
+    def _look_at_all(self) -> None:
+        """End what is overdue, tell what is idle, and note when to look again."""
         now = time.monotonic()
+        next_look = now + IDLE_AFTER / 5 if self._watched else math.inf
         for watched in list(self._watched.values()):
             if watched.deadline is not None and now >= watched.deadline:
                 if watched.lane.is_open:
@@ -235,3 +247,7 @@ class Keeper:
                     self.over(watched, "no answer")
             elif watched.deadline is None and watched.is_idle and not self._is_needed(watched.peer):
                 self._idle(watched)
+            if watched.deadline is not None:
+                next_look = min(next_look, watched.deadline)
+        # Of many that are late one after the other, several at a time.
+        self._next_look = max(next_look, now + _LOOK_PAUSE)

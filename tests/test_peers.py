@@ -601,6 +601,32 @@ def test_a_frame_of_ours_can_be_read_by_its_head() -> None:
     assert len(codec.decode(frame_of(messages, 0))[1]) == 4
 
 
+class Counted(dict[int, Watched]):
+    """Counts how often all lanes are looked at."""
+
+    looks = 0
+
+    def values(self) -> Any:
+        self.looks += 1
+        return super().values()
+
+    def items(self) -> Any:
+        self.looks += 1
+        return super().items()
+
+
+def test_one_lane_that_opens_or_ends_has_no_look_taken_at_all_others(make: Make) -> None:
+    one = make("one").pump()
+    lanes = one.peers._keeper._watched = Counted()
+    others = [make(f"other{number}").pump() for number in range(5)]
+    for other in others:
+        one.call(one.peer(other))
+        assert both_open(one, other)
+    one.peers.heard_bye(one.peer(others[0]), "closed")
+    assert eventually(lambda: len(lanes), within=5, becomes=4) == 4
+    assert lanes.looks == 0
+
+
 @pytest.mark.parametrize("meanwhile", ["connected", "gone"])
 def test_late_news_of_an_old_lane_leaves_the_state_as_it_is_now(
     make: Make, monkeypatch: pytest.MonkeyPatch, meanwhile: str
