@@ -206,9 +206,11 @@ def overloaded(stage: Stage) -> None:
     stage.closing.append(gate.touch)
     target = stage.target.options(timeout=60)
     target.work_until.defer(str(gate))
-    # The way is open: what is refused is refused by the inbox, not by a lane that still connects.
-    assert stage.visitor["there"].ping(timeout=10.0)
-    filling = [target.inherited.future() for _ in range(10_100)]
+    filling = []
+    for _ in range(11):
+        # All before have arrived: what is refused is refused by the inbox, not by a full lane.
+        assert stage.visitor["there"].ping(timeout=30.0)
+        filling += [target.inherited.future() for _ in range(1000)]
     assert eventually(lambda: any(one.is_ready() for one in filling), within=30.0)
     try:
         target.work("x")
