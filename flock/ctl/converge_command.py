@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
@@ -12,12 +13,16 @@ import click
 
 from flock.ctl.options import CommandLine, host_name, machine, pass_line, reachable
 from flock.ctl.output import Ended, Output
+from flock.ctl.progress import going_on
 from flock.ctl.reports import beside_lines, diff_lines, resource_line, summary
 from flock.ctl.service import interrupt_at_sigterm
 
 if TYPE_CHECKING:
     from flock.converge.kitchen import Kitchen
     from flock.notice_office import NoticeOffice
+
+_LOOK_EVERY = 1.0
+"""Seconds between two looks at what a run waits for."""
 
 _SHOWN = {"resource changed", "resource failed"}
 
@@ -37,10 +42,12 @@ def converge(line: CommandLine, *, why_run: bool, wait: bool) -> None:
     interrupt_at_sigterm()
     output = line.output
     with _kitchen(line, run_list_lasts=not why_run) as kitchen:
+        kitchen.on_event(lambda event: _show_wait_for_another(output, event))
         if not output.wants_json:
             kitchen.on_event(lambda event: _show_change(output, event, why_run=why_run))
         try:
-            report = kitchen.converge(_caller(), why_run=why_run, wait=wait)
+            with _telling_waits(output, kitchen):
+                report = kitchen.converge(_caller(), why_run=why_run, wait=wait)
         except KeyboardInterrupt:
             # It was cancelled and has settled: its report says how far it came.
             last = kitchen.last_run()
@@ -119,6 +126,35 @@ def _caller() -> str:
     except KeyError:
         user = str(os.getuid())
     return f"flockctl converge by {user} on {host_name()}"
+
+
+@contextmanager
+def _telling_waits(output: Output, kitchen: Kitchen) -> Iterator[None]:
+    """Say meanwhile what the run waits for, whenever the last answer is another one."""
+    is_over = threading.Event()
+
+    def watch() -> None:
+        told = ""
+        while not is_over.wait(_LOOK_EVERY):
+            status = kitchen.status()
+            said = going_on(None, status) if status["waiting"] else ""
+            if said and said != told:
+                output.say(f"{kitchen.name}: {said}")
+            told = said
+
+    watcher = threading.Thread(target=watch, name="flockctl-waits", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        watcher.join()
+
+
+def _show_wait_for_another(output: Output, event: dict[str, Any]) -> None:
+    """Say whom the run as a whole waits for."""
+    if event["event"] == "run waiting":
+        output.say(f"{event['node']}: run {event['run_id']} waits for {event['holder']}")
 
 
 def _show_change(output: Output, event: dict[str, Any], *, why_run: bool) -> None:

@@ -85,7 +85,11 @@ def wash(line: CommandLine, node: str, sink: str, *, why_run: bool) -> None:
     name = line.talk_to(node)
     with line.visitor() as fleet:
         actor = fleet[name]["sink"]
-        report = actor.wash(sink, why_run=why_run)
+        try:
+            report = actor.wash(sink, why_run=why_run)
+        except KeyboardInterrupt:
+            line.output.say(f"flockctl: its run may go on; `flockctl cancel {name}` ends it")
+            raise
         if line.output.wants_json:
             line.output.value(report)
         else:

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 
@@ -18,11 +19,14 @@ from flock.converge.commands import Reaper
 from flock.ctl.options import CommandLine, common, pass_line, setting
 from flock.ctl.output import Ended, error_line
 from flock.errors import FlockError, LockTimeout, NotPermitted, exit_code
-from registry.contract import Lock, LockOwner, LockState
+from registry.contract import Lock, LockOwner, LockState, Registry, RegistryError
 from registry.processes import this_process
 
 _WRONG_USE = 2
 _NOT_IN_TIME, _OURS, _NOT_EXECUTABLE, _NOT_FOUND = 124, 125, 126, 127
+_SAY_AFTER = 1.0
+"""Seconds of waiting after which it is said who has the lock."""
+
 _GRACE = 5.0
 """Seconds between SIGTERM and SIGKILL for a command whose lock is lost."""
 
@@ -75,7 +79,8 @@ def lock(
     try:
         registry = line.open_registry()
         try:
-            held = registry.acquire(lockid, owner, wait=wait, slots=slots)
+            with _telling_the_wait(line, registry, lockid, wait):
+                held = registry.acquire(lockid, owner, wait=wait, slots=slots)
             code = _run_under(line, held, command)
         finally:
             registry.close()
@@ -87,6 +92,30 @@ def lock(
             raise
         raise Ended(_OURS, error_line(error), type(error).__name__) from None
     raise Ended(code)
+
+
+@contextlib.contextmanager
+def _telling_the_wait(
+    line: CommandLine, registry: Registry, lockid: str, wait: float
+) -> Iterator[None]:
+    """Say after a moment of waiting who has the lock."""
+
+    def tell() -> None:
+        with contextlib.suppress(RegistryError):
+            for holder in registry.lock_status(lockid).holders:
+                line.output.say(
+                    f"flockctl: lock {lockid!r} is held by {holder.owner} since {holder.since};"
+                    f" waiting for up to {wait:g} s"
+                )
+
+    timer = threading.Timer(_SAY_AFTER, tell)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        timer.join()
 
 
 def _who() -> str:

@@ -706,3 +706,16 @@ def test_converge_shows_what_a_recipe_says(alone):
 
     assert ended.err.splitlines()[0] == "hello"
     assert "aside" not in ended.err
+
+
+def test_converge_says_what_it_waits_for(alone):
+    alone.recipe("default", "file('{here}/x', content='x').wait_until('test -e {here}/go')")
+    words = ("converge", "--name", "fry", "--cookbooks", str(alone.cookbooks))
+    run = alone.start(*words, "--run-list", "recipe[cb]")
+
+    assert run.says(f"fry: 1 of 1, file[{alone.folder}/x], waits: wait_until `test -e")
+    second = alone.start(*words, "--wait")
+    assert second.says(f"waits for process {run.process.pid}")
+    let_go(alone)
+
+    assert (run.ended().code, second.ended().code) == (0, 0)

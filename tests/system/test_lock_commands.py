@@ -177,6 +177,17 @@ def test_wrong_use_of_a_lock_is_that_and_runs_nothing(alone, words):
     assert not (alone.folder / "ran").exists()
 
 
+def test_who_has_the_lock_is_said_while_it_is_waited_for(flockctl):
+    holder = flockctl.start("lock", "web", "--", "sleep", "60")
+    assert eventually(lambda: flockctl("locks", "--json").value, within=20.0)
+    waiter = flockctl.start("lock", "web", "--wait", "50", "--", "echo", "had")
+
+    assert waiter.says("flockctl: lock 'web' is held by ")
+    assert "waiting for up to 50 s" in waiter.err
+    holder.end(signal.SIGTERM)
+    assert (waiter.ended().code, len(waiter.err.splitlines())) == (0, 1)
+
+
 def test_breaking_what_nobody_holds_says_so(alone):
     done = alone("unlock", "web", "--reason", "why not")
     assert done.code == 3
