@@ -75,7 +75,8 @@ def test_templates_include_each_other(site):
     ("text", "problem"),
     [
         ("one\n{{ port }}\n", "2: 'port' is undefined"),
-        ("one\n\n{{ node.kernel.version }}\n", "3: "),
+        ("one\n\n{{ node.kernel.version }}\n", "3: there is no 'version'"),
+        ("{{ node['kernel']['relase'] }}", "1: there is no 'relase' (did you mean 'release'?)"),
         ("one\n{% if %}\n", "2: Expected an expression"),
         ("one\n{{ 1 / 0 }}\n", "2: ZeroDivisionError: division by zero"),
         ("one\n{% include 'nobody.j2' %}\n", "2: cookbook 'cb' has no templates/nobody.j2"),

@@ -14,6 +14,7 @@ import jinja2
 
 from flock.converge.files import stat_or_none
 from flock.converge.placed_file import PlacedFile, content_changes, removal_changes
+from flock.converge.properties import nearest
 from flock.converge.provider import Change, CookbookFiles, Kind, Provider
 from flock.errors import RecipeError
 
@@ -85,6 +86,19 @@ class TemplateProvider(Provider[Template]):
         return _templates(files, cookbook).render(wanted.source, variables)
 
 
+class _Missing(jinja2.StrictUndefined):
+    """What is not there: an error as soon as it is used, and one that names our tables as such."""
+
+    @property
+    def _undefined_message(self) -> str:
+        table = self._undefined_obj
+        if isinstance(table, Mapping) and self._undefined_hint is None:
+            return (
+                f"there is no {self._undefined_name!r}{nearest(str(self._undefined_name), table)}"
+            )
+        return super()._undefined_message
+
+
 class _Templates(jinja2.BaseLoader):
     """The templates of one cookbook; one that was changed meanwhile is read again."""
 
@@ -95,7 +109,7 @@ class _Templates(jinja2.BaseLoader):
         # What is written are configuration files: nothing is to be escaped for HTML.
         self._environment = jinja2.Environment(  # noqa: S701
             loader=self,
-            undefined=jinja2.StrictUndefined,
+            undefined=_Missing,
             keep_trailing_newline=True,
             cache_size=1000,
         )
