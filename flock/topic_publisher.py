@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 import logging
 import threading
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -27,6 +28,9 @@ from flock.wire import Codec
 from registry.contract import Cancel, Registry
 
 logger = logging.getLogger(__name__)
+
+_MAX_AUDIENCES = 1000
+"""Topics whose subscribers are followed at a time; of more, those published on last."""
 
 _LOOK_AGAIN = 2.0
 """Seconds between two looks for who listens, while the registry does not answer."""
@@ -78,6 +82,24 @@ class _Audience:
         self.cancel: Cancel | None = None
         self.numbers: dict[str, int] = {}
         self.turn = threading.Lock()
+        self.is_over = False
+
+    def begin(self, cancel: Cancel) -> None:
+        """Keep what ends the watch; one that another thread was as quick to begin is ended."""
+        with self.turn:
+            is_needed = self.cancel is None and not self.is_over
+            if is_needed:
+                self.cancel = cancel
+        if not is_needed:
+            cancel()
+
+    def end(self) -> None:
+        """Follow no more who they are."""
+        with self.turn:
+            self.is_over = True
+            cancel, self.cancel = self.cancel, None
+        if cancel is not None:
+            cancel()
 
     def next_number(self, name: str) -> int:
         """Return the number of the next message to a process; `turn` is held until it is sent."""
@@ -110,7 +132,8 @@ class TopicPublisher:
         self._name = name
         self._peer_of = peer_of
         self._subscribers = subscribers
-        self._audiences: dict[str, _Audience] = {}
+        self._audiences: OrderedDict[str, _Audience] = OrderedDict()
+        self._channels: list[Cancel] = []
         self._lock = threading.Lock()
         self._closed = threading.Event()
 
@@ -172,10 +195,9 @@ class TopicPublisher:
             for teller in list(tellers.values()):
                 teller(value)
 
-        audience = _Audience()
-        audience.cancel = self._registry.watch_children(path, look_soon)
+        cancel = self._registry.watch_children(path, look_soon)
         with self._lock:
-            self._audiences[f"channel {topic}"] = audience
+            self._channels.append(cancel)
         try:
             with looking:
                 look()
@@ -235,20 +257,22 @@ class TopicPublisher:
             peer.send(message, urgent=False)
 
     def _audience(self, topic: str) -> _Audience:
+        left: _Audience | None = None
         with self._lock:
             audience = self._audiences.setdefault(topic, _Audience())
+            self._audiences.move_to_end(topic)
+            if len(self._audiences) > _MAX_AUDIENCES:
+                # Topics may be made up one after the other; a watch for each is kept nowhere.
+                _, left = self._audiences.popitem(last=False)
+        if left is not None:
+            left.end()
         path = topic_path(topic)
         if audience.cancel is None:
             # Watched before it is read, so that no change falls between.
             cancel = self._registry.watch_children(
                 path, lambda: setattr(audience, "is_stale", True)
             )
-            with self._lock:
-                is_first = audience.cancel is None
-                if is_first:
-                    audience.cancel = cancel
-            if not is_first:
-                cancel()  # another thread was as quick
+            audience.begin(cancel)
         if audience.is_stale:
             audience.is_stale = False
             try:
@@ -276,7 +300,8 @@ class TopicPublisher:
         """Follow no more who wants what."""
         self._closed.set()
         with self._lock:
-            audiences = list(self._audiences.values())
+            audiences, channels = list(self._audiences.values()), self._channels
         for audience in audiences:
-            if audience.cancel is not None:
-                audience.cancel()
+            audience.end()
+        for cancel in channels:
+            cancel()

@@ -83,6 +83,7 @@ class Directory:
         self.away = False
         self.changed: Any = None
         self.sent: list[tuple[str, Any]] = []
+        self.watched: list[str] = []
 
     def children(self, path: str) -> list[str]:
         if self.away:
@@ -91,7 +92,8 @@ class Directory:
 
     def watch_children(self, path: str, changed: Any) -> Any:
         self.changed = changed
-        return lambda: None
+        self.watched.append(path)
+        return lambda: self.watched.remove(path)
 
     def delete(self, path: str) -> None:
         self.names.remove(path.rpartition("/")[2])
@@ -238,3 +240,24 @@ def test_who_cannot_be_looked_up_in_an_outage_keeps_nobody_else_from_hearing() -
     # The second number tells him that he missed one.
     assert numbers == [("fry", 1), ("bender", 2), ("fry", 2)]
     topics.close()
+
+
+def test_of_many_topics_only_those_published_on_last_are_followed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("flock.topic_publisher._MAX_AUDIENCES", 3)
+    there = Directory()
+    there.names, there.here = ["fry"], {"fry": 1}
+    topics = Topics(there, Codec(), "here", "g", there.peer_of)  # type: ignore[arg-type]
+    channel = topics.publisher.channel("steps")
+    for number in range(10):
+        topics.publisher.publish(f"job {number}", number)
+        topics.publisher.publish("job 0", "again")
+    assert sorted(there.watched) == [
+        f"topics/{topic}" for topic in ("job 0", "job 8", "job 9", "steps")
+    ]
+    assert topics.publisher.publish("job 1", "still there") == 1
+    channel("and this")
+    assert there.sent[-2:] == [("fry", "still there"), ("fry", "and this")]
+    topics.close()
+    assert there.watched == []
