@@ -638,6 +638,15 @@ def test_the_log_of_a_why_run_says_what_would_happen(site, caplog):
     assert f"file[{site.folder}/a] create: would write {site.folder}/a" in caplog.text
 
 
+def test_a_machine_is_known_by_its_run_list_although_its_first_recipe_is_wrong(site):
+    site.recipe("oops(")
+    kitchen = site.kitchen()
+
+    assert kitchen.converge("x")["state"] == "failed"
+
+    assert kitchen.recipes == kitchen.node_object()["recipes"] == ["cb::default"]
+
+
 def test_an_idle_kitchen_has_no_thread(site):
     site.recipe("log('x')")
     kitchen = site.kitchen()

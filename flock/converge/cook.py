@@ -84,6 +84,7 @@ class Cook:
         """Make a cook; the arguments are the kitchen's."""
         self.run_list = list(run_list)
         self.standing: Compilation | None = None
+        self._tried: Compilation | None = None
         self.newest: Compilation | None = None
         self.at_work: Run | None = None
         self.runner: Runner | None = None
@@ -115,9 +116,20 @@ class Cook:
             RecipeError: what stood before stands.
         """
         compilation = self._compilation(self.run_list)
-        self.newest = compilation
+        self.newest = self._tried = compilation
         compilation.compile()
         self.standing = compilation
+
+    @property
+    def expansion(self) -> tuple[list[str], list[str]]:
+        """Roles and recipes of the node's own run list.
+
+        As what stands has them; before anything does, as the last attempt had
+        them, whatever was wrong in a recipe: a machine is found by its role
+        when its recipe is mended.
+        """
+        known = self.standing or self._tried
+        return ([], []) if known is None else (list(known.roles), list(known.expanded_recipes))
 
     def standing_resource(self, name: str, action: str) -> Resource | None:
         """Return a resource that stands and has this action."""
@@ -145,13 +157,8 @@ class Cook:
 
     def node_object(self) -> dict[str, Any]:
         """Return what others may know of this machine."""
-        standing = self.standing
-        return self._node.as_data(
-            self._newest_attributes(),
-            self.run_list,
-            [] if standing is None else standing.roles,
-            [] if standing is None else standing.expanded_recipes,
-        )
+        roles, recipes = self.expansion
+        return self._node.as_data(self._newest_attributes(), self.run_list, roles, recipes)
 
     def dishes(self) -> list[dict[str, Any]]:
         """Return the machine's dishes as rows."""
@@ -290,6 +297,8 @@ class Cook:
         """Compile and converge."""
         compilation = self._compilation(run.report.run_list, run.cancellation)
         self.newest = compilation
+        if run.is_own and not run.why_run:
+            self._tried = compilation
         run.report.recipes = compilation.recipes
         washing = self._new_washing(
             run,

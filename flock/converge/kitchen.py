@@ -143,12 +143,12 @@ class Kitchen:
     @property
     def roles(self) -> list[str]:
         """The roles of the expanded run list, as last compiled."""
-        return list(self._cook.standing.roles) if self._cook.standing else []
+        return self._cook.expansion[0]
 
     @property
     def recipes(self) -> list[str]:
         """The recipes of the expanded run list, as last compiled."""
-        return list(self._cook.standing.expanded_recipes) if self._cook.standing else []
+        return self._cook.expansion[1]
 
     def declare(self) -> None:
         """Execute the run list's recipes without converging anything.
