@@ -1093,6 +1093,19 @@ def test_a_kept_slot_counts_among_several(registry, second):
         second.acquire("web", OTHER, wait=0, slots=2)
 
 
+def test_of_two_slots_that_are_kept_for_one_owner_he_takes_one_and_the_other_stays(
+    registry, second
+):
+    for lock in [registry.acquire("web", OWNER, slots=2, keep=True) for _ in range(2)]:
+        lock.abandon()
+    again = registry.acquire("web", OWNER, slots=2, wait=SEEN)
+    kept = [holder.kept for holder in second.lock_status("web").holders]
+    assert sorted(kept) == [False, True]
+    again.release()
+    assert [holder.kept for holder in second.lock_status("web").holders] == [True]
+    assert second.acquire("web", OTHER, slots=2, wait=0).slot == again.slot
+
+
 def test_those_of_one_group_enter_together(registry, second):
     rack = replace(OWNER, group="rack1")
     first = registry.acquire("web", rack, wait=0)
