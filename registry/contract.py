@@ -44,6 +44,9 @@ MAX_PATH_PARTS = 32
 MAX_OWNER_BYTES = 8 * 1024
 """Largest `LockOwner`, in encoded bytes."""
 
+MAX_SLOTS = 2**31 - 1
+"""Slots that a lock has at most."""
+
 MAX_QUEUE_LENGTH = 10_000
 """Entries that a queue holds before `append` is refused."""
 
@@ -210,10 +213,10 @@ def check_slots(lockid: str, slots: int) -> None:
     """Refuse a number of slots that no lock has.
 
     Raises:
-        ValueError: less than one, or more than a registry can count.
+        ValueError: less than one, or more than `MAX_SLOTS`.
     """
-    if not 1 <= slots < 2**31:
-        raise ValueError(f"lock {lockid!r}: slots must be at least 1, not {slots}")
+    if not 1 <= slots <= MAX_SLOTS:
+        raise ValueError(f"lock {lockid!r}: slots are 1 to {MAX_SLOTS}, not {slots}")
 
 
 # --- what is held ------------------------------------------------------------
@@ -733,7 +736,7 @@ class Registry(ABC):
             RegistryUnavailable: it could not be asked, or was closed
                 meanwhile; nothing is granted.
             DocumentTooLarge: the texts of `owner` are too long.
-            ValueError: less than one slot.
+            ValueError: less than one slot, or more than `MAX_SLOTS`.
         """
 
     @abstractmethod

@@ -204,7 +204,8 @@ def test_a_part_of_the_machines_is_rounded_down_and_at_least_one(machines, slots
     [
         (LockWish(""), "needs a name"),
         (LockWish("web", wait=-1), "0 s or more"),
-        (LockWish("web", slots=0), "at least 1"),
+        (LockWish("web", slots=0), "slots are 1 to 2147483647, not 0"),
+        (LockWish("web", slots=2**31), "slots are 1 to"),
         (LockWish("web", slots="10%"), "needs among"),
         (LockWish("web", slots="ten", among="roles:web"), "a part as '10%'"),
         (LockWish("web", slots="0%", among="roles:web"), "a part as '10%'"),

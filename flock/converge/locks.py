@@ -27,7 +27,7 @@ from flock.converge.notification import check_query
 from flock.converge.report import Report
 from flock.converge.waiting import Waits
 from flock.errors import LockCancelled, LockTimeout, RegistryError, RunFailed
-from registry.contract import Lock, LockState, LockStatus
+from registry.contract import MAX_SLOTS, Lock, LockState, LockStatus
 from registry.readings import Reading
 
 log = logging.getLogger("flock.converge")
@@ -80,8 +80,8 @@ class LockWish:
                 raise ValueError(f"slots={self.slots!r} needs among='roles:web': a part of what?")
             _percent(self.slots)
             check_query(self.among)
-        elif self.slots < 1:
-            raise ValueError(f"slots must be at least 1, not {self.slots}")
+        elif not 1 <= self.slots <= MAX_SLOTS:
+            raise ValueError(f"slots are 1 to {MAX_SLOTS}, not {self.slots}")
         elif self.among:
             raise ValueError("among counts machines for slots='10%'; slots is a number")
 

@@ -19,7 +19,14 @@ from flock.converge.commands import Reaper
 from flock.ctl.options import CommandLine, common, pass_line, setting
 from flock.ctl.output import Ended, error_line
 from flock.errors import FlockError, LockTimeout, NotPermitted, exit_code
-from registry.contract import Lock, LockOwner, LockState, Registry, RegistryError
+from registry.contract import (
+    MAX_SLOTS,
+    Lock,
+    LockOwner,
+    LockState,
+    Registry,
+    RegistryError,
+)
 from registry.processes import this_process
 
 _WRONG_USE = 2
@@ -49,7 +56,10 @@ _LOOK_PAUSE = 0.1
     help="seconds to wait in line; 0 for now or not",
 )
 @click.option(
-    "--slots", type=click.IntRange(min=1), default=1, help="how many may hold it at a time"
+    "--slots",
+    type=click.IntRange(1, MAX_SLOTS),
+    default=1,
+    help="how many may hold it at a time",
 )
 @click.option("--group", default="", help="those of one group take one slot together")
 @click.option("--reason", default="", help="why, for who looks at `flockctl locks`")
