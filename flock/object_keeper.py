@@ -145,6 +145,11 @@ class ObjectKeeper:
         """
         check_size(node_object, self._home)
 
+    def saved(self) -> dict[str, Any] | None:
+        """Return the node object as it was last saved here; None if it never was."""
+        known: dict[str, Any] | None = self._journal.recall(_OBJECT)
+        return known if known is not None and "run_list" in known else None
+
     def save(self, node_object: dict[str, Any]) -> None:
         """Keep the node object; in an outage it reaches the registry later.
 

@@ -647,6 +647,19 @@ def test_a_machine_is_known_by_its_run_list_although_its_first_recipe_is_wrong(s
     assert kitchen.recipes == kitchen.node_object()["recipes"] == ["cb::default"]
 
 
+def test_a_machine_is_known_by_what_it_was_while_its_role_cannot_be_read(site):
+    site.recipe("")
+    role = site.write("roles/web.toml", "run_list = ['cb']")
+    assert site.converge("role[web]")["state"] == "ok"
+    role.unlink()
+
+    again = site.kitchen("role[web]")
+    assert again.converge("x")["state"] == "failed"
+
+    assert (again.roles, again.recipes) == (["web"], ["cb::default"])
+    assert site.kitchen("role[db]").roles == []
+
+
 def test_an_idle_kitchen_has_no_thread(site):
     site.recipe("log('x')")
     kitchen = site.kitchen()

@@ -125,11 +125,13 @@ class Cook:
         """Roles and recipes of the node's own run list.
 
         As what stands has them; before anything does, as the last attempt had
-        them, whatever was wrong in a recipe: a machine is found by its role
-        when its recipe is mended.
+        them, or as they were last saved, whatever was wrong in a recipe or
+        role: a machine is found by its role when that is mended.
         """
         known = self.standing or self._tried
-        return ([], []) if known is None else (list(known.roles), list(known.expanded_recipes))
+        if known is not None and (known is self.standing or known.expanded_recipes):
+            return list(known.roles), list(known.expanded_recipes)
+        return self._node.expansion_of(self.run_list)
 
     def standing_resource(self, name: str, action: str) -> Resource | None:
         """Return a resource that stands and has this action."""

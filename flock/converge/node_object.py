@@ -55,6 +55,13 @@ class NodeObject:
         """Return the node's own run list if it may have been changed from outside, else None."""
         return self._store.run_list()
 
+    def expansion_of(self, run_list: Sequence[str]) -> tuple[list[str], list[str]]:
+        """Return the roles and recipes that a run list had when it was last saved, if it was."""
+        saved = self._store.saved()
+        if saved is None or saved["run_list"] != list(run_list):
+            return [], []
+        return list(saved["roles"]), list(saved["recipes"])
+
     def public(self, attributes: Attributes) -> dict[str, Any]:
         """Return the merged attributes as plain data, without what is sensitive."""
         return without(attributes.merged(), self._sensitive)

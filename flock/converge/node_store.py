@@ -32,6 +32,9 @@ class NodeStore(Protocol):
             DocumentTooLarge: nothing takes it.
         """
 
+    def saved(self) -> dict[str, Any] | None:
+        """Return the node object as it was last saved here; None if it never was."""
+
     def save(self, node_object: dict[str, Any]) -> None:
         """Keep the node object; called after each run that was no why-run.
 
@@ -70,6 +73,11 @@ class JournalStore:
 
     def check(self, node_object: dict[str, Any]) -> None:
         """Take everything: the journal has no limit."""
+
+    def saved(self) -> dict[str, Any] | None:
+        """Return the node object as it was last saved."""
+        known: dict[str, Any] | None = self._journal.recall("node_object")
+        return known
 
     def save(self, node_object: dict[str, Any]) -> None:
         """Keep the node object, and the normal attributes apart from it."""
