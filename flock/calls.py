@@ -83,7 +83,7 @@ class CallOptions:
         under: the lock the call is under, [registry id, lock, slot, token].
 
     Raises:
-        UsageError: the timeout is not a number of 0 or more.
+        UsageError: the timeout is no number of seconds above 0.
     """
 
     timeout: float | None = 10.0
@@ -95,8 +95,11 @@ class CallOptions:
         timeout: Any = self.timeout
         if timeout is None:
             return
-        if not isinstance(timeout, (int, float)) or not timeout >= 0:
-            raise UsageError(f"a timeout is seconds, 0 or more, or None: not {timeout!r}")
+        is_number = isinstance(timeout, int | float) and not isinstance(timeout, bool)
+        if not is_number or not timeout > 0:  # as NaN is not, either
+            raise UsageError(
+                f"timeout is {timeout!r}; wanted is a number of seconds above 0, or None"
+            )
         if timeout > threading.TIMEOUT_MAX:
             self.timeout, self.explicit = None, False
 

@@ -166,9 +166,6 @@ class ActorProxy:
         """
         changed = self._flock_options
         if not isinstance(timeout, EllipsisType):
-            is_number = isinstance(timeout, int | float) and not isinstance(timeout, bool)
-            if timeout is not None and not (is_number and timeout > 0):
-                raise UsageError(f"timeout is {timeout!r}; wanted is a number of seconds above 0")
             changed = replace(changed, timeout=timeout, explicit=timeout is not None)
         if isinstance(under, Lock):
             if under.state() in {LockState.LOST, LockState.RELEASED}:

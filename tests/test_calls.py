@@ -170,9 +170,9 @@ def test_a_future_nobody_waits_for_times_out(calls: Calls) -> None:
     assert eventually(late.is_ready, within=2)
 
 
-@pytest.mark.parametrize("timeout", [-0.1, math.nan, "5"])
+@pytest.mark.parametrize("timeout", [-0.1, 0, math.nan, "5", True])
 def test_what_is_no_timeout_is_refused_before_anything_is_called(timeout: Any) -> None:
-    with pytest.raises(UsageError, match="seconds, 0 or more"):
+    with pytest.raises(UsageError, match="wanted is a number of seconds above 0"):
         CallOptions(timeout)
 
 
