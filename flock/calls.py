@@ -64,8 +64,8 @@ class Peer(Protocol):
             CallError: there is no way there; surely not sent.
         """
 
-    def withdraw(self, call_id: int) -> bool:
-        """Take a call that is still queued back; False if it may have left."""
+    def withdraw(self, call_ids: Sequence[int]) -> set[int]:
+        """Take back calls that are still queued; return which: all others may have left."""
 
     def flush(self) -> None:
         """Send what is queued."""
@@ -148,10 +148,14 @@ class CallFuture(Future[Any]):
         """The call, for messages: `bender0/flock_api.active()`."""
         return f"{self.peer.title}/{self.actor or 'node'}.{self.method}()"
 
-    def timed_out(self) -> CallTimeout:
-        """Return the error for a deadline that passed, after the call was taken off the table."""
-        never_left = self.peer.withdraw(self.call_id)
+    def timed_out(self, *, never_left: bool) -> CallTimeout:
+        """Return the error for a deadline that passed."""
         return CallTimeout(self.label, self.options.timeout or 0.0, may_have_run=not never_left)
+
+    def cancelled(self, *, never_left: bool) -> CallCancelled:
+        """Return the error for a flock that was closed."""
+        why = f"{self.label}: this flock was closed"
+        return CallCancelled(why, may_have_run=not never_left)
 
     def _as_plain(self) -> Future[Any]:
         plain: Future[Any] = Future()
@@ -227,7 +231,7 @@ class Calls:
             raise
         # A promise of a later answer may have lifted the deadline meanwhile.
         if is_late and not future.is_lifted and self._open.pop(future.call_id, None) is not None:
-            raise future.timed_out()
+            raise future.timed_out(never_left=bool(peer.withdraw([future.call_id])))
         return future.get()
 
     def start(
@@ -426,19 +430,29 @@ class Calls:
         self._closed = True
         self._closing.set()
         self._timed.set()
-        for call_id in list(self._open):
-            call = self._open.pop(call_id, None)
-            if call is not None:
-                never_left = call.peer.withdraw(call_id)
-                call.fail(
-                    CallCancelled(
-                        f"{call.label}: this flock was closed", may_have_run=not never_left
-                    )
-                )
+        self._end(list(self._open), CallFuture.cancelled)
         with self._watchman_lock:
             watchman = self._watchman
         if watchman is not None and watchman is not threading.current_thread():
             watchman.join()
+
+    def _end(self, call_ids: Iterable[int], error: Callable[..., CallError]) -> None:
+        """Fail calls, and take back those that have not left.
+
+        Args:
+            call_ids: which; those that have an answer by now are left out.
+            error: makes it from a call and `never_left`.
+        """
+        by_peer: dict[Peer, list[CallFuture]] = {}
+        for call_id in call_ids:
+            call = self._open.pop(call_id, None)
+            if call is not None:
+                by_peer.setdefault(call.peer, []).append(call)
+        for peer, calls in by_peer.items():
+            # All at once: each time means a look at all that is queued.
+            withdrawn = peer.withdraw([call.call_id for call in calls])
+            for call in calls:
+                call.fail(error(call, never_left=call.call_id in withdrawn))
 
     def new_number(self) -> int:
         """Return a number that no call of this process has, nor will have: for a monitor."""
@@ -490,13 +504,13 @@ class Calls:
             # Sleeps on `_timed` again only when no call with a deadline is open.
             while self._open and not self._closing.is_set():
                 now = time.monotonic()
-                timed = False
-                for call_id, call in self._snapshot():
-                    if call.deadline is None:
-                        continue
-                    timed = True
-                    if now >= call.deadline and self._open.pop(call_id, None) is not None:
-                        call.fail(call.timed_out())
-                if not timed:
+                deadlines = [
+                    (call.deadline, call_id)
+                    for call_id, call in self._snapshot()
+                    if call.deadline is not None
+                ]
+                if not deadlines:
                     break
+                overdue = [call_id for deadline, call_id in deadlines if now >= deadline]
+                self._end(overdue, CallFuture.timed_out)
                 self._closing.wait(_TICK)

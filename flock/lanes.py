@@ -19,7 +19,7 @@ import struct
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from queue import SimpleQueue
 from typing import Any
 
@@ -265,16 +265,30 @@ class Lane:
         tracker = self._socket.send(frame, zmq.NOBLOCK, copy=False, track=True)
         self._in_flight.append((tracker, len(frame)))
 
-    def withdraw(self, heads: tuple[bytes, ...]) -> bool:
-        """Take the message that begins with one of `heads` back; False if it may have left."""
+    def withdraw(self, heads: Collection[bytes]) -> set[bytes]:
+        """Take back the messages that begin with one of `heads`, none of which begins another.
+
+        Returns:
+            The heads of those that were still queued; the others may have left.
+        """
+        lengths = sorted(set(map(len, heads)))
+        withdrawn: dict[bytes, bytes] = {}
+        kept: list[bytes] = []
         with self._lock:
-            # A copy: others append while we look. What waits longest is asked for first.
-            message = next((each for each in self._queue.copy() if each.startswith(heads)), None)
-            if message is not None:
-                self._queue.remove(message)
-                self._make_room([message])
+            if self._is_closed:
+                return set()  # `close` returns them
+            queue = self._queue
+            while queue:  # others append meanwhile
+                message = queue.popleft()
+                head = next((message[:n] for n in lengths if message[:n] in heads), None)
+                if head is None:
+                    kept.append(message)
+                else:
+                    withdrawn[head] = message
+            queue.extendleft(reversed(kept))
+            self._make_room(list(withdrawn.values()))
         self.flush()  # who came while the lock was ours left its message to us
-        return message is not None
+        return set(withdrawn)
 
     def flush_stalled(self) -> bool:
         """Try again after the socket was full; return whether it still is. For the flusher."""

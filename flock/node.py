@@ -13,7 +13,7 @@ import secrets
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import zmq
@@ -106,9 +106,9 @@ class Local:
         decoded = self._codec.decode(frame_of((message,), 0))[1]
         self._node.take(self, self._record, decoded, 0.0)
 
-    def withdraw(self, call_id: int) -> bool:  # noqa: ARG002 - none waits here, it was taken at once
-        """Take no call back: it was taken at once."""
-        return False
+    def withdraw(self, call_ids: Sequence[int]) -> set[int]:  # noqa: ARG002 - none waits here
+        """Take no call back: all were taken at once."""
+        return set()
 
     def flush(self) -> None:
         """Do nothing: nothing waits here."""

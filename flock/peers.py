@@ -124,10 +124,13 @@ class RemotePeer:
         """End our lane to it, which is full; what is open is failed or asked for anew."""
         self._peers.give_up_lane(self)
 
-    def withdraw(self, call_id: int) -> bool:
-        """Take a call back that is still queued here; False if it may have left."""
+    def withdraw(self, call_ids: Sequence[int]) -> set[int]:
+        """Take back calls that are still queued here; return which: all others may have left."""
         lane = self.lane
-        return lane is not None and lane.withdraw(_heads_of(call_id))
+        if lane is None:
+            return set()
+        calls = {head: call_id for call_id in call_ids for head in _heads_of(call_id)}
+        return {calls[head] for head in lane.withdraw(calls)}
 
     def flush(self) -> None:
         """Send what is queued."""
