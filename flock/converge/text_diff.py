@@ -49,10 +49,21 @@ def text_diff(old: str | bytes | None, new: str | bytes | None, path: str) -> st
         f"--- {label if old is not None else '/dev/null'}",
         f"+++ {label if new is not None else '/dev/null'}",
     ]
-    if len(lines) > MAX_DIFF_LINES:
-        left = f"{len(lines) - MAX_DIFF_LINES} more lines"
-        lines[MAX_DIFF_LINES:] = [f"… {left}" if is_whole else f"… more than {left}"]
-    return "\n".join(lines)
+    return cut(lines, is_whole=is_whole)
+
+
+def cut(lines: Sequence[str], *, is_whole: bool = True) -> str:
+    """Return the lines of a difference as they are shown: at most `MAX_DIFF_LINES`.
+
+    Args:
+        lines: all that are known.
+        is_whole: False if there are more.
+    """
+    shown = list(lines)
+    if len(shown) > MAX_DIFF_LINES:
+        left = f"{len(shown) - MAX_DIFF_LINES} more lines"
+        shown[MAX_DIFF_LINES:] = [f"… {left}" if is_whole else f"… more than {left}"]
+    return "\n".join(shown)
 
 
 def _text_lines(content: str | bytes | None) -> list[str] | None:

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 from flock.converge.commands import Completed
 from flock.converge.engine import Engine, EngineProvider, engine_failed
 from flock.converge.provider import Kind, Outcome
-from flock.converge.text_diff import MAX_DIFF_LINES
+from flock.converge.text_diff import cut
 
 _HEADING = re.compile(r"^(?:TASK|RUNNING HANDLER|PLAY)(?: \[(?P<name>.*)\])?\s+\*+$")
 _CHANGED = re.compile(r"^changed: \[(?P<host>[^\]]+)\](?P<item> => \(item=.*)?")
@@ -135,9 +135,7 @@ def _read(output: str) -> tuple[list[str], str | None]:
             in_diff = False
         if in_diff and line:
             shown.append(line)
-    if len(shown) > MAX_DIFF_LINES:
-        shown[MAX_DIFF_LINES:] = [f"… {len(shown) - MAX_DIFF_LINES} more lines"]
-    return texts, "\n".join(shown) or None
+    return texts, cut(shown) or None
 
 
 def _reason(done: Completed) -> str:

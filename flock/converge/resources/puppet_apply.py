@@ -12,7 +12,7 @@ from typing import ClassVar
 from flock.converge.commands import Completed
 from flock.converge.engine import Engine, EngineProvider, engine_failed
 from flock.converge.provider import Kind, Outcome
-from flock.converge.text_diff import MAX_DIFF_LINES
+from flock.converge.text_diff import cut
 
 _EVENT = re.compile(r"^Notice: (/Stage\[.*)$")
 _DRY_EVENT = re.compile(r"\(noop\)$|Would have triggered")
@@ -108,9 +108,7 @@ def _read(output: str) -> tuple[list[str], str | None]:
             in_diff = True
         if in_diff and line:
             shown.append(line)
-    if len(shown) > MAX_DIFF_LINES:
-        shown[MAX_DIFF_LINES:] = [f"… {len(shown) - MAX_DIFF_LINES} more lines"]
-    return events, "\n".join(shown) or None
+    return events, cut(shown) or None
 
 
 KIND = Kind(PuppetApply, PuppetApplyProvider)
