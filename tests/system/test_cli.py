@@ -373,16 +373,20 @@ def test_listing_nodes_starts_nothing_it_does_not_need(shared):
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_a_reader_that_goes_away_is_no_error(shared):
-    command = f"trap '' PIPE; {sys.executable} -m flock nodes | true; echo ${{PIPESTATUS[0]}}"
-    done = subprocess.run(
+def in_shell(flockctl: Flockctl, command: str, within: float) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
         ["bash", "-c", command],
-        env=shared.environment,
+        env=flockctl.environment,
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=within,
         check=False,
     )
+
+
+def test_a_reader_that_goes_away_is_no_error(shared):
+    command = f"trap '' PIPE; {sys.executable} -m flock nodes | true; echo ${{PIPESTATUS[0]}}"
+    done = in_shell(shared, command, within=20)
 
     assert (done.stdout, done.stderr) == ("0\n", "")
 
@@ -615,14 +619,7 @@ def test_an_answer_that_cannot_be_written_is_said_in_one_line(shared, words):
 
 def test_a_command_whose_standard_output_is_closed_does_its_work(shared):
     words = f"exec {sys.executable} -m flock run bender0 >&-"
-    ended = subprocess.run(
-        ["/bin/sh", "-c", words],
-        env=shared.environment,
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
+    ended = in_shell(shared, words, within=30)
     assert ended.returncode == 0, ended.stderr
     assert "bender0: ok" in ended.stderr
 
