@@ -12,13 +12,33 @@ import pytest
 
 from tests.support import eventually, processes_of_tests
 
-DEMO = Path(__file__).parents[2] / "scripts" / "demo"
+DEMO = str(Path(__file__).parents[2] / "scripts" / "demo")
 
 
-def start(folder: Path, *options: str) -> subprocess.Popen[str]:
-    """Start the demo with `folder` as the place for temporary files."""
+INTERRUPTED_START = """
+import os, runpy, signal, subprocess, sys
+
+demo, which = sys.argv.pop(1), int(sys.argv.pop(1))
+started = 0
+
+class Popen(subprocess.Popen):
+    def __init__(self, *args, **options):
+        global started
+        super().__init__(*args, **options)
+        started += 1
+        if started == which:
+            os.kill(os.getpid(), signal.SIGINT)
+
+subprocess.Popen = Popen
+runpy.run_path(demo, run_name="__main__")
+"""
+"""Runs the demo; it is interrupted when a process runs whose starter does not know it yet."""
+
+
+def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    """Start Python with these arguments and `folder` as the place for temporary files."""
     return subprocess.Popen(
-        [sys.executable, str(DEMO), *options],
+        [sys.executable, *arguments],
         env=os.environ | {"TMPDIR": str(folder), "PYTHONUNBUFFERED": "1"},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -30,7 +50,7 @@ def start(folder: Path, *options: str) -> subprocess.Popen[str]:
 @pytest.mark.parametrize("registry", ["embedded", "zookeeper"])
 def test_the_demo_converges_a_node_and_leaves_nothing_behind(registry, short_path):
     known = processes_of_tests()
-    demo = start(short_path, "--registry", registry)
+    demo = start(short_path, DEMO, "--registry", registry)
     out, err = demo.communicate(timeout=100)
 
     assert (demo.returncode, err) == (0, "")
@@ -49,15 +69,26 @@ def test_the_demo_converges_a_node_and_leaves_nothing_behind(registry, short_pat
 @pytest.mark.parametrize("moment", ["registry in", "node    bender0", "call    "])
 def test_the_demo_cleans_up_when_it_is_interrupted(moment, short_path):
     known = processes_of_tests()
-    demo = start(short_path)
+    demo = start(short_path, DEMO)
     assert demo.stdout is not None
     while not (line := demo.stdout.readline()).startswith(moment):
         assert line, "it ended before that"
 
     demo.send_signal(signal.SIGINT)
-    _, err = demo.communicate(timeout=60)
+    expect_nothing_left(demo, short_path, known)
 
+
+@pytest.mark.parametrize("which", ["1st node", "2nd node", "3rd process"])
+def test_the_demo_ends_what_it_was_just_starting(which, short_path):
+    known = processes_of_tests()
+    demo = start(short_path, "-c", INTERRUPTED_START, DEMO, which[0])
+    expect_nothing_left(demo, short_path, known)
+
+
+def expect_nothing_left(demo: subprocess.Popen[str], folder: Path, known: dict[int, str]) -> None:
+    """Wait until the interrupted demo ends; see that no process and no file is left."""
+    _, err = demo.communicate(timeout=60)
     assert demo.returncode == 130
     assert "Traceback" not in err
-    assert list(short_path.iterdir()) == []
     assert eventually(lambda: processes_of_tests(known), within=5.0, becomes={}) == {}
+    assert list(folder.iterdir()) == []
