@@ -22,6 +22,7 @@ import zmq.auth
 
 from flock.calls import CallOptions
 from flock.converge.cook import Around
+from flock.converge.cookbooks import Cookbooks
 from flock.converge.forks import in_children
 from flock.converge.kitchen import Kitchen
 from flock.converge.locks import Locksmith, LockWish
@@ -154,13 +155,13 @@ def make_kitchen(
     locksmith: Locksmith | None = None,
     lookout: Lookout | None = None,
     *,
-    run_list_lasts: bool = True,
+    lasts: bool = True,
 ) -> Kitchen:
     """Make a machine's kitchen from the settings; the node object is claimed for it.
 
     Args:
-        settings: cookbooks, environment, and the run list; without one the
-            node object's stands.
+        settings: cookbooks, and run list and environment; where they say
+            nothing, what the node object says stands.
         name: the node's name.
         journal: keeps its runs.
         words: what recipes may use beside the words of `flock.recipe`.
@@ -170,21 +171,24 @@ def make_kitchen(
         around: what the recipes and resources of a run happen inside of.
         locksmith: gives its runs their locks; without one none is had.
         lookout: watches what its waits ask for.
-        run_list_lasts: whether the settings' run list becomes the node's own;
-            False where nothing that lasts is to be changed.
+        lasts: whether the settings' run list and environment become the node's
+            own; False where nothing that lasts is to be changed.
 
     Raises:
         BusyError: the node object belongs to another host or state folder.
         RegistryUnavailable: that cannot be known now.
-        SettingsError: a handler cannot be loaded.
+        SettingsError: a handler cannot be loaded, or the machine is to change
+            to an environment that there is not; nothing is written then.
     """
+    _check_environment(settings, keeper)
+    assigned = keeper.claim(settings.run_list, settings.environment, lasts=lasts)
     notices = notices or NoticeOffice(journal, name)
     kitchen = Kitchen(
         name,
         settings.cookbooks,
-        keeper.claim(settings.run_list, lasts=run_list_lasts),
+        assigned.run_list,
         settings.state_folder(name),
-        settings.environment,
+        assigned.environment,
         journal=journal,
         store=keeper,
         sensitive_attributes=settings.sensitive_attributes,
@@ -202,6 +206,25 @@ def make_kitchen(
     )
     notices.serve(kitchen)
     return kitchen
+
+
+def _check_environment(settings: Settings, keeper: ObjectKeeper) -> None:
+    """Refuse an environment that there is not, before the machine is set to it.
+
+    One that it is in already may have gone since: each run says so, and a node
+    starts to be mended.
+
+    Raises:
+        SettingsError: there is none of this name, or its file is wrong.
+    """
+    name = settings.environment
+    if name is None or name == keeper.environment:
+        return
+    try:
+        Cookbooks(settings.cookbooks).environment(name)
+    except RecipeError as error:
+        place = f"environment (from: {settings.origin('environment')})"
+        raise SettingsError(f"{place}: {str(error).removeprefix('environment: ')}") from None
 
 
 def _forget_ended(chains: RunChains, event: Mapping[str, Any]) -> None:
@@ -234,6 +257,7 @@ def _declare(flock: Flock, kitchen: Kitchen) -> None:
         logger.error("the run list is not declared: %s", error)
 
     def show(_: dict[str, Any]) -> None:
+        flock.node.environment = kitchen.environment
         flock.node.roles, flock.node.recipes = tuple(kitchen.roles), tuple(kitchen.recipes)
         flock.node.announcer.changed()
 

@@ -29,6 +29,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "run": ("flock.ctl.run_command", "converge nodes, and wait for their ends"),
     "runs": ("flock.ctl.runs_command", "list a node's last runs, or print a report"),
     "run-list": ("flock.ctl.run_list_command", "show or change what a node converges"),
+    "environment": ("flock.ctl.environment_command", "show or set the environment of a node"),
     "search": ("flock.ctl.search_command", "find machines by a query, up or down"),
     "shell": ("flock.shell", "open a Python prompt in the flock"),
     "doctor": ("flock.ctl.doctor_command", "say what is wrong here or on the way to a node"),

@@ -125,7 +125,6 @@ class Flock:
             advertise=loaded.advertise,
             crypto=loaded.crypto,
             keys=self._keys,
-            environment=loaded.environment,
             pack_handle=points_at,
             make_handle=handle_maker(lambda: self, lambda: self._options),
             name_lost=self._on_name_lost,

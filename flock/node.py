@@ -137,7 +137,6 @@ class Node:
         advertise: str | None = None,
         crypto: bool = True,
         keys: tuple[bytes, bytes] | None = None,
-        environment: str = "_default",
         pack_handle: PackHandle,
         make_handle: MakeHandle,
         name_lost: Callable[[PresenceRecord], None] | None = None,
@@ -154,7 +153,6 @@ class Node:
             crypto: False for benchmarks on loopback.
             keys: public and secret key, Z85, if they are kept; then the key
                 record lasts, too.
-            environment: as the node object says.
             pack_handle: tells what a handle points at.
             make_handle: makes a handle of this process.
             name_lost: called if the name belongs to another generation after
@@ -177,7 +175,7 @@ class Node:
         )
         self.registry = registry
         self.address = ""
-        self.environment = environment
+        self.environment = "_default"
         self.roles: tuple[str, ...] = ()
         self.recipes: tuple[str, ...] = ()
         self._started = now_text()

@@ -6,8 +6,9 @@ A node object has two documents, so that most questions read little:
     node-objects/bodies/NAME    normal attributes, and all merged ones
 
 Both are written by compare-and-set. The run list belongs to whoever writes
-it: the node takes up what stands there before each run. Normal attributes are
-merged key by key with what was written meanwhile.
+it, and the environment likewise: the node takes up what stands there before
+each run. Normal attributes are merged key by key with what was written
+meanwhile.
 
 A node object belongs to one state folder of one machine, its home. Another
 one is refused, so that two machines under one name do not overwrite each
@@ -16,7 +17,7 @@ other's memory.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -38,6 +39,8 @@ _HEADS_AT_ONCE = 500
 _BODIES_AT_ONCE = 100
 """Asked for in one go: a registry's answer must come within its few seconds."""
 _ATTEMPTS = 20
+_ASSIGNED = ("run_list", "environment")
+"""Fields of the head that belong to whoever writes them."""
 
 Given = TypeVar("Given")
 
@@ -198,6 +201,17 @@ class NodeObjects:
         head = _checked_head(self._registry.read(_head_path(name)))
         return None if head is None else self._made(head)
 
+    def known(self, name: str) -> NodeObject:
+        """Return a node's object.
+
+        Raises:
+            NodeNotFound: it has none.
+        """
+        found = self.read(name)
+        if found is None:
+            raise self._unknown(name)
+        return found
+
     def read_all(self) -> Iterator[NodeObject]:
         """Return every node object, sorted by name, without unreadable ones; heads only."""
         for some in _chunks(self.names(), _HEADS_AT_ONCE):
@@ -261,27 +275,62 @@ class NodeObjects:
         Raises:
             NodeNotFound: there is no such node object.
         """
+        before, after = self._change(
+            name, lambda head: {"run_list": change(list(head["run_list"]))}
+        )
+        return list(before["run_list"]), list(after["run_list"])
+
+    def change_environment(self, name: str, environment: str) -> str:
+        """Set a node's environment; the node takes it up with its next run.
+
+        Args:
+            name: the node; it need not be up.
+            environment: its name; whether there is one is for the node to say.
+
+        Returns:
+            The environment before.
+
+        Raises:
+            NodeNotFound: there is no such node object.
+        """
+        before, _ = self._change(name, lambda _: {"environment": environment})
+        return str(before["environment"])
+
+    def _change(
+        self, name: str, change: Callable[[dict[str, Any]], dict[str, Any]]
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Change fields of a head that stands; returns it before and after."""
 
         def changed(standing: dict[str, Any] | None) -> dict[str, Any]:
             if standing is None:
-                raise NodeNotFound(f"no node object {name!r} in {self._registry.url}")
-            before.append(list(standing["run_list"]))
-            return standing | {"run_list": change(list(standing["run_list"]))}
+                raise self._unknown(name)
+            before.append(standing)
+            return standing | change(standing)
 
-        before: list[list[str]] = []
+        before: list[dict[str, Any]] = []
         after = self._rewrite(_head_path(name), _checked_head, changed)
-        return before[-1], list(after["run_list"])
+        return before[-1], after
 
-    def claim(self, name: str, home: Home, run_list: Sequence[str] | None = None) -> list[str]:
+    def _unknown(self, name: str) -> NodeNotFound:
+        return NodeNotFound(f"no node object {name!r} in {self._registry.url}")
+
+    def claim(
+        self,
+        name: str,
+        home: Home,
+        run_list: Sequence[str] | None = None,
+        environment: str | None = None,
+    ) -> NodeObject:
         """Make sure that a node object is ours, or make it.
 
         Args:
             name: the node's name.
             home: where it belongs from now on.
             run_list: the node's own run list; None leaves what stands.
+            environment: its environment; likewise.
 
         Returns:
-            The run list that stands.
+            The node object that stands.
 
         Raises:
             BusyError: it belongs to another home; says which.
@@ -290,10 +339,13 @@ class NodeObjects:
 
         def claimed(standing: dict[str, Any] | None) -> dict[str, Any]:
             head = _ours(standing, name, home)
-            return head if run_list is None else head | {"run_list": list(run_list)}
+            if run_list is not None:
+                head["run_list"] = list(run_list)
+            if environment is not None:
+                head["environment"] = environment
+            return head
 
-        head = self._rewrite(_head_path(name), _checked_head, claimed)
-        return list(head["run_list"])
+        return self._made(self._rewrite(_head_path(name), _checked_head, claimed))
 
     def save(
         self,
@@ -301,7 +353,7 @@ class NodeObjects:
         home: Home,
         *,
         base: Mapping[str, Any],
-        with_run_list: bool = False,
+        own: Collection[str] = (),
     ) -> dict[str, Any]:
         """Write a node's own object.
 
@@ -312,10 +364,11 @@ class NodeObjects:
                 `tags`, `normal`, `attributes`; nothing sensitive.
             home: where it belongs.
             base: the normal attributes as they stood when this node read them.
-            with_run_list: write the run list, too, over what stands.
+            own: which of `run_list` and `environment` to write, too, over what
+                stands.
 
         Returns:
-            The normal attributes and the run list that stand now.
+            The normal attributes, the run list and the environment that stand now.
 
         Raises:
             BusyError: it belongs to another home.
@@ -332,12 +385,12 @@ class NodeObjects:
 
         def new_head(standing: dict[str, Any] | None) -> dict[str, Any]:
             head = _ours(standing, name, home)
-            run_list = data["run_list"] if with_run_list or standing is None else head["run_list"]
-            return _head_from(data, home) | {"run_list": list(run_list)}
+            kept = _ASSIGNED if standing is not None else ()
+            return _head_from(data, home) | {key: head[key] for key in kept if key not in own}
 
         body = self._rewrite(_body_path(name), _standing_body, new_body)
         head = self._rewrite(_head_path(name), _checked_head, new_head)
-        return {"normal": body["normal"], "run_list": list(head["run_list"])}
+        return {"normal": body["normal"], **{key: head[key] for key in _ASSIGNED}}
 
     def forget(self, name: str) -> bool:
         """Remove a node's object, whoever it belongs to; say whether there was one."""

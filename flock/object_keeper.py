@@ -16,7 +16,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from flock.assigned_field import AssignedField
 from flock.converge.attributes import with_values
+from flock.converge.node_store import Assigned
 from flock.errors import FlockError, RegistryUnavailable
 from flock.journal import Journal
 from flock.node_objects import Home, NodeObjects, check_size
@@ -28,8 +30,6 @@ _FOLDER_ID = "state folder id"
 _OBJECT = "node_object"
 _BASE = "normal attributes in the registry"
 _UNSAVED = "node object unsaved"
-_RUN_LIST = "run list"
-_OWN_RUN_LIST = "run list unsaved"
 
 _TRY_AGAIN = 5.0
 """Seconds between two attempts to save while the registry seems to be there."""
@@ -61,7 +61,8 @@ class ObjectKeeper:
         self._awake = threading.Event()
         self._closed = False
         self._saver: threading.Thread | None = None
-        self._for_now: list[str] = []
+        self._run_list: AssignedField[list[str]] = AssignedField(journal, "run list", [])
+        self._environment = AssignedField(journal, "environment", "_default")
         self._stop_listening: Cancel | None = None
         if registry is not None:
             self._stop_listening = registry.on_state(self._on_state)
@@ -76,50 +77,61 @@ class ObjectKeeper:
         if saver is not None:
             saver.join()
 
-    def claim(self, run_list: Sequence[str] | None = None, *, lasts: bool = True) -> list[str]:
-        """Make sure that the node object is this state folder's own, and return its run list.
+    def claim(
+        self,
+        run_list: Sequence[str] | None = None,
+        environment: str | None = None,
+        *,
+        lasts: bool = True,
+    ) -> Assigned:
+        """Make sure that the node object is this state folder's own, and return what it assigns.
 
         To be called once, before the first run.
 
         Args:
             run_list: the run list that was given to this process; it becomes
                 the node's own. None keeps what stands.
-            lasts: False lets this process go by the given run list without
-                that; nobody else hears of it.
+            environment: the environment that was given; likewise.
+            lasts: False lets this process go by what was given without that;
+                nobody else hears of it.
 
         Raises:
             BusyError: the node object belongs to another host or state folder.
             RegistryUnavailable: that cannot be known now.
         """
         with self._lock:
-            if run_list and not lasts:
-                self._for_now = list(run_list)
-            elif run_list:
-                self._journal.remember(_RUN_LIST, list(run_list))
-                self._journal.remember(_OWN_RUN_LIST, True)
+            if run_list:
+                self._run_list.give(list(run_list), lasts=lasts)
+            if environment is not None:
+                self._environment.give(environment, lasts=lasts)
             if self._objects is not None:
-                given = self._journal.recall(_RUN_LIST) if self._owns_run_list() else None
-                standing = self._objects.claim(self._name, self._home, given)
-                self._note_run_list(standing)
-        return self._for_now or self._known_run_list()
+                run_list, environment = self._run_list.unsaved, self._environment.unsaved
+                found = self._objects.claim(self._name, self._home, run_list, environment)
+                self._note_assigned(found.run_list, found.environment)
+        return self._in_force()
+
+    @property
+    def environment(self) -> str:
+        """The environment as it is known here; nobody is asked."""
+        return self._environment.known
 
     # --- what a kitchen asks for
 
-    def run_list(self) -> list[str]:
-        """Return the node's own run list as it stands; asked before each run.
+    def assigned(self) -> Assigned:
+        """Return run list and environment as they stand; asked before each run.
 
-        During an outage it is the last one known.
+        During an outage they are the last ones known.
         """
         with self._lock:
-            if self._objects is not None and not self._owns_run_list():
+            if self._objects is not None and not self._own_fields():
                 try:
                     found = self._objects.read(self._name)
                 except RegistryUnavailable as error:
-                    logger.warning("the run list is the last one known: %s", error)
+                    logger.warning("run list and environment are the last ones known: %s", error)
                 else:
                     if found is not None:
-                        self._note_run_list(found.run_list)
-        return self._for_now or self._known_run_list()
+                        self._note_assigned(found.run_list, found.environment)
+        return self._in_force()
 
     def normal_attributes(self) -> dict[str, Any]:
         """Return the normal attributes as they stand; asked before each run.
@@ -196,29 +208,28 @@ class ObjectKeeper:
             return
         known = self._journal.recall(_OBJECT)
         saved = self._objects.save(
-            known | {"run_list": self._known_run_list()},
+            known | {"run_list": self._run_list.known, "environment": self._environment.known},
             self._home,
             base=self._journal.recall(_BASE, {}),
-            with_run_list=self._owns_run_list(),
+            own=self._own_fields(),
         )
-        self._note_run_list(saved["run_list"])
+        self._note_assigned(saved["run_list"], saved["environment"])
         # Not what stands there now: a run that goes on has read no more than we know, and
         # what others wrote since must not look as if the run had taken it back.
         self._journal.remember(_BASE, known["normal"])
         self._journal.remember(_UNSAVED, False)
 
-    def _owns_run_list(self) -> bool:
-        """Say whether a run list was given to us that the registry does not have yet."""
-        return bool(self._journal.recall(_OWN_RUN_LIST, False))
+    def _own_fields(self) -> set[str]:
+        """Return the fields that were given to us and that the registry does not have yet."""
+        fields = {"run_list": self._run_list.unsaved, "environment": self._environment.unsaved}
+        return {name for name, value in fields.items() if value is not None}
 
-    def _note_run_list(self, run_list: Sequence[str]) -> None:
-        if self._known_run_list() != list(run_list):
-            self._journal.remember(_RUN_LIST, list(run_list))
-        if self._owns_run_list():
-            self._journal.remember(_OWN_RUN_LIST, False)
+    def _note_assigned(self, run_list: Sequence[str], environment: str) -> None:
+        self._run_list.note(list(run_list))
+        self._environment.note(environment)
 
-    def _known_run_list(self) -> list[str]:
-        return list(self._journal.recall(_RUN_LIST, []))
+    def _in_force(self) -> Assigned:
+        return Assigned(list(self._run_list.in_force), self._environment.in_force)
 
     def _note_normal(self, normal: dict[str, Any]) -> None:
         """Note what stands in the registry; what is not saved yet stays on top of it."""

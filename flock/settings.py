@@ -93,7 +93,8 @@ class Settings:
         advertise: `tcp://HOST[:PORT]` that others are told; None for the one bound.
         crypto: False, for benchmarks on loopback only, turns encryption off.
         state_dir: journal, keys and run lock of the node; see `state_folder`.
-        environment: the node's environment, as its node object says.
+        environment: the environment that the node is to be in from now on; None
+            leaves it in the one its node object says.
         cookbooks: the folder with the cookbooks; None for no recipes.
         run_list: `recipe[cb]`, `recipe[cb::name]`, `cb::name`, `role[web]`.
         sensitive_attributes: dotted paths, as `db.password`, of attributes that
@@ -131,7 +132,7 @@ class Settings:
     advertise: str | None = None
     crypto: bool = True
     state_dir: Path | None = None
-    environment: str = "_default"
+    environment: str | None = None
     cookbooks: Path | None = None
     run_list: tuple[str, ...] = ()
     sensitive_attributes: tuple[str, ...] = ()

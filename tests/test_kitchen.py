@@ -769,7 +769,7 @@ class Store:
     def normal_attributes(self):
         return self.normal
 
-    def run_list(self):
+    def assigned(self):
         return None
 
     def check(self, node_object):

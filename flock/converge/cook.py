@@ -179,7 +179,7 @@ class Cook:
 
         def deed() -> None:
             self.settle_dead_runs()
-            self._take_up_run_list(run)
+            self._take_up_assigned(run)
             self._journal.save_run(run.report.as_data())
             self._tell(run, "run started", {"run_list": run.report.run_list})
             self._call("start", self._handlers.start, run, run.as_data)
@@ -278,12 +278,12 @@ class Cook:
             return "failed", f"{type(failure).__name__}: {failure}"
         return "ok", None
 
-    def _take_up_run_list(self, run: Run) -> None:
-        """Let a run of the node's own run list begin with the list as it stands now."""
+    def _take_up_assigned(self, run: Run) -> None:
+        """Let a run begin with environment and run list as they stand now."""
+        assigned = self._node.take_up_assigned()
+        if assigned is not None:
+            self.run_list = list(assigned.run_list)
         if run.override_run_list is None:
-            standing = self._node.run_list()
-            if standing is not None:
-                self.run_list = list(standing)
             run.report.run_list = list(self.run_list)
 
     def _take_run_lock(self, run: Run, locks: RunLocks) -> None:

@@ -74,7 +74,8 @@ class Kitchen:
             cookbooks: the folder with the cookbooks; None if there are none.
             run_list: the node's own run list.
             state_dir: the node's state folder; the run lock lies there.
-            environment: the node's environment.
+            environment: the node's environment; a run takes up what the store
+                says by then.
             journal: keeps the reports.
             store: keeps normal attributes and the node object; the journal by
                 default.
@@ -100,20 +101,20 @@ class Kitchen:
                 A handler that raises is logged and changes nothing.
         """
         self.name = name
-        self.environment = environment
         self.state_dir = state_dir
         self._run_lock = run_lock
         self._journal = journal
         self._events = Events(name)
+        self._node = NodeObject(
+            name,
+            environment,
+            journal,
+            store or JournalStore(journal),
+            EngineFacts(fact_engine, journal, facts) if fact_engine else lambda _: facts(),
+            sensitive_attributes,
+        )
         self._cook = Cook(
-            NodeObject(
-                name,
-                environment,
-                journal,
-                store or JournalStore(journal),
-                EngineFacts(fact_engine, journal, facts) if fact_engine else lambda _: facts(),
-                sensitive_attributes,
-            ),
+            self._node,
             run_list,
             Cookbooks(cookbooks),
             state_dir,
@@ -139,6 +140,11 @@ class Kitchen:
     def set_run_list(self, run_list: Sequence[str]) -> None:
         """Set the node's own run list; the next run or `declare` reads it."""
         self._cook.run_list = list(run_list)
+
+    @property
+    def environment(self) -> str:
+        """The node's environment, as the last run took it up."""
+        return self._node.environment
 
     @property
     def roles(self) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from flock.converge.attributes import Attributes, changed_values, merge_onto, only, plain, without
 from flock.converge.cancellation import Cancellation
-from flock.converge.node_store import NodeStore
+from flock.converge.node_store import Assigned, NodeStore
 from flock.errors import DocumentTooLarge, RecipeError
 from flock.journal import Journal
 
@@ -22,6 +22,10 @@ class NodeObject:
     """Makes a run's attributes from what lasts, and keeps what lasts after it.
 
     What is sensitive is kept in the journal and handed to nobody.
+
+    Attributes:
+        name: the node's name.
+        environment: the one it is in, as its runs last took it up.
     """
 
     def __init__(
@@ -51,9 +55,12 @@ class NodeObject:
             merge_onto(normal, self._journal.recall(_SENSITIVE_FACT, {}), join_lists=False)
         return Attributes(self._facts(cancellation), normal)
 
-    def run_list(self) -> list[str] | None:
-        """Return the node's own run list if it may have been changed from outside, else None."""
-        return self._store.run_list()
+    def take_up_assigned(self) -> Assigned | None:
+        """Go by the environment that stands now; None if none but the kitchen assigns anything."""
+        assigned = self._store.assigned()
+        if assigned is not None:
+            self.environment = assigned.environment
+        return assigned
 
     def expansion_of(self, run_list: Sequence[str]) -> tuple[list[str], list[str]]:
         """Return the roles and recipes that a run list had when it was last saved, if it was."""

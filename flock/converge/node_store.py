@@ -3,10 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from flock.converge.attributes import with_values
 from flock.journal import Journal
+
+
+class Assigned(NamedTuple):
+    """What a node was told to be; it belongs to whoever writes it, the node takes it up.
+
+    Attributes:
+        run_list: the node's own run list.
+        environment: its environment.
+    """
+
+    run_list: list[str]
+    environment: str
 
 
 class NodeStore(Protocol):
@@ -19,8 +31,8 @@ class NodeStore(Protocol):
     def normal_attributes(self) -> dict[str, Any]:
         """Return the normal attributes as they were last saved; asked before each run."""
 
-    def run_list(self) -> list[str] | None:
-        """Return the node's own run list as it stands; asked before each run.
+    def assigned(self) -> Assigned | None:
+        """Return the node's run list and environment as they stand; asked before each run.
 
         None if nobody but the kitchen itself knows it.
         """
@@ -67,8 +79,8 @@ class JournalStore:
         normal: dict[str, Any] = self._journal.recall("normal_attributes", {})
         return normal
 
-    def run_list(self) -> list[str] | None:
-        """Leave the run list to the kitchen."""
+    def assigned(self) -> Assigned | None:
+        """Leave run list and environment to the kitchen."""
         return None
 
     def check(self, node_object: dict[str, Any]) -> None:

@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from flock.ctl.options import CommandLine, host_name, machine, pass_line, reachable
+from flock.ctl.options import (
+    CommandLine,
+    host_name,
+    machine,
+    override_run_list,
+    pass_line,
+    reachable,
+)
 from flock.ctl.output import Ended, Output
 from flock.ctl.progress import going_on
 from flock.ctl.reports import beside_lines, diff_lines, resource_line, summary
@@ -29,25 +36,29 @@ _SHOWN = {"resource changed", "resource failed"}
 
 @click.command()
 @click.option("--why-run", is_flag=True, help="name the changes, make none")
+@override_run_list
 @click.option("--wait", is_flag=True, help="wait for another run on this machine, do not refuse")
 @reachable
 @machine
 @pass_line
-def converge(line: CommandLine, *, why_run: bool, wait: bool) -> None:
+def converge(
+    line: CommandLine, override_run_list: list[str] | None, *, why_run: bool, wait: bool
+) -> None:
     """Converge this machine, once, without being a node.
 
     Prints what was changed; with --json the run's report, also of a run that
-    failed.
+    failed. With --why-run or --override-run-list a --run-list or --environment
+    is for this run only, too. With --override-run-list no dishes are washed.
     """
     interrupt_at_sigterm()
     output = line.output
-    with _kitchen(line, run_list_lasts=not why_run) as kitchen:
+    with _kitchen(line, override_run_list, why_run=why_run) as kitchen:
         kitchen.on_event(lambda event: _show_wait_for_another(output, event))
         if not output.wants_json:
             kitchen.on_event(lambda event: _show_change(output, event, why_run=why_run))
         try:
             with _telling_waits(output, kitchen):
-                report = kitchen.converge(_caller(), why_run=why_run, wait=wait)
+                report = kitchen.converge(_caller(), override_run_list, why_run, wait=wait)
         except KeyboardInterrupt:
             # It was cancelled and has settled: its report says how far it came.
             last = kitchen.last_run()
@@ -60,7 +71,9 @@ def converge(line: CommandLine, *, why_run: bool, wait: bool) -> None:
 
 
 @contextmanager
-def _kitchen(line: CommandLine, *, run_list_lasts: bool) -> Iterator[Kitchen]:
+def _kitchen(
+    line: CommandLine, override_run_list: list[str] | None, *, why_run: bool
+) -> Iterator[Kitchen]:
     """Give this machine's kitchen, under the name of its node; refused without a registry."""
     from flock.boot import StateFolder, check_runs, make_kitchen
     from flock.locksmith import RegistryLocksmith
@@ -99,12 +112,13 @@ def _kitchen(line: CommandLine, *, run_list_lasts: bool) -> Iterator[Kitchen]:
             chains.around,
             locksmith=locksmith,
             lookout=FlockLookout(lambda: fleet),
-            run_list_lasts=run_list_lasts,
+            # Neither a look nor an exception is to change what the machine is.
+            lasts=not why_run and override_run_list is None,
         )
         circles = watch_for_circles(kitchen, chains, lambda: fleet, registry, is_unseen=True)
         stack.callback(circles.stop)
         stack.callback(kitchen.stop, settings.stop_timeout)
-        if not kitchen.run_list:
+        if not (override_run_list or kitchen.run_list):
             line.output.say(f"flockctl: the run list of {name} is empty: nothing to converge")
         yield kitchen
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from flock.ctl.output import Output
+from flock.ctl.run_items import read_items
 from flock.errors import UsageError
 from registry.contract import NODE_NAME_RULE, is_node_name
 from registry.processes import age
@@ -185,6 +186,30 @@ def on_query(explained: str) -> Callable[[Decorated], Decorated]:
     return click.option("--on", "query", metavar="QUERY", help=explained)
 
 
+def override_run_list(command: Decorated) -> Decorated:
+    """Give a command that makes runs the option of what one runs instead of the own run list."""
+    return click.option(
+        "--override-run-list",
+        metavar="ITEMS",
+        multiple=True,
+        help="for this run only, instead of the node's own run list; with commas, or repeated",
+        callback=_override_items,
+    )(command)
+
+
+def _override_items(
+    _: click.Context, __: click.Parameter, written: tuple[str, ...]
+) -> list[str] | None:
+    """Return the items of a run list; None if none was given."""
+    if not written:
+        return None
+    # What is wrong here already is not to become a failed run.
+    items = read_items(written)
+    if not items:
+        raise click.UsageError("--override-run-list names nothing")
+    return items
+
+
 def common(command: Decorated) -> Decorated:
     """Give a command the options that all have."""
     for option in reversed(_COMMON):
@@ -226,8 +251,12 @@ _REACHABLE = (
 _MACHINE = (
     setting("name", "NAME", "the node's name (default: the host's)"),
     setting("cookbooks", "DIR", "the folder with the cookbooks"),
-    several("run_list", "ITEMS", "recipe[cb::name], role[name]; with commas, or repeated"),
-    setting("environment", "NAME", "the node's environment"),
+    several(
+        "run_list",
+        "ITEMS",
+        "recipe[cb::name], role[name]; with commas, or repeated; kept: the node's own from now on",
+    ),
+    setting("environment", "NAME", "kept: the node is in it until another is set"),
     setting("state_dir", "DIR", "journal, keys and run lock"),
     several("actors", "NAME=MODULE:CLASS", "an actor of this site; with commas, or repeated"),
     several("sensitive_attributes", "PATHS", "as db.password: they never leave this machine"),

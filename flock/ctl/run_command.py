@@ -7,11 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from flock.ctl.options import CommandLine, on_query, pass_line, reachable, reworded
+from flock.ctl.options import (
+    CommandLine,
+    on_query,
+    override_run_list,
+    pass_line,
+    reachable,
+    reworded,
+)
 from flock.ctl.orders import Order, Orders
 from flock.ctl.output import Ended, Output, shared_code
 from flock.ctl.progress import progress_of
-from flock.ctl.run_items import read_items
 from flock.ctl.targets import check_targets, expand, found
 
 if TYPE_CHECKING:
@@ -23,12 +29,7 @@ if TYPE_CHECKING:
 @on_query("the nodes that QUERY means, as 'roles:web', instead of TARGETs")
 @click.option("--no-wait", is_flag=True, help="order the runs, do not wait for their ends")
 @click.option("--why-run", is_flag=True, help="name the changes, make none")
-@click.option(
-    "--override-run-list",
-    metavar="ITEMS",
-    multiple=True,
-    help="run this instead of the node's own run list; with commas, or repeated",
-)
+@override_run_list
 @click.option("--lock", metavar="ID", help="each node takes this lock for its own run")
 @reachable
 @pass_line
@@ -36,7 +37,7 @@ def run(
     line: CommandLine,
     targets: Sequence[str],
     query: str | None,
-    override_run_list: Sequence[str],
+    override_run_list: list[str] | None,
     lock: str | None,
     *,
     no_wait: bool,
@@ -54,7 +55,7 @@ def run(
     # To a call it would be the time of one answer; here it is the whole wait.
     timeout = line.settings().timeout if "timeout" in line.given else None
     line.given.pop("timeout", None)
-    wanted: dict[str, Any] = {"why_run": why_run, "override_run_list": _items(override_run_list)}
+    wanted: dict[str, Any] = {"why_run": why_run, "override_run_list": override_run_list}
     if lock is not None:
         wanted["lock"] = lock
     with line.visitor() as fleet:
@@ -85,17 +86,6 @@ def _follow(
         except KeyboardInterrupt:
             output.say("flockctl: the runs go on over there; `flockctl cancel NODE` ends one")
             raise
-
-
-def _items(written: Sequence[str]) -> list[str] | None:
-    """Return the items of a run list; None if none was given."""
-    if not written:
-        return None
-    # What is wrong here already is not sent to become a failed run on each node.
-    items = read_items(written)
-    if not items:
-        raise click.UsageError("--override-run-list names nothing")
-    return items
 
 
 def _show(output: Output, orders: Sequence[Order]) -> None:

@@ -8,7 +8,7 @@ import click
 
 from flock.ctl.options import CommandLine, common, pass_line
 from flock.ctl.run_items import meaning, read_items
-from flock.errors import NodeNotFound, UsageError
+from flock.errors import UsageError
 
 
 @click.command("run-list")
@@ -32,10 +32,7 @@ def run_list(line: CommandLine, node: str, deed: str | None, items: Sequence[str
     try:
         objects = NodeObjects(registry)
         if change is None:
-            found = objects.read(name)
-            if found is None:
-                raise NodeNotFound(f"no node object {name!r} in {registry.url}")
-            before = after = found.run_list
+            before = after = objects.known(name).run_list
         else:
             before, after = objects.change_run_list(name, change)
     finally:

@@ -95,6 +95,28 @@ def test_the_node_washes_by_itself_when_recipe_and_cookbook_are_gone(flockctl):
     assert "washed" in flockctl("dishes", "bender0").out
 
 
+def test_an_override_run_list_is_for_one_run_and_cleans_nothing_up(alone):
+    write_cookbooks(alone)
+    alone.recipe("sink", "from flock.recipe import dishes_sink\ndishes_sink('default')\n")
+    fry = ("converge", "--name", "fry", "--cookbooks", str(alone.cookbooks))
+    assert alone(*fry, "--run-list", "app::daemon,cb::sink").code == 0
+
+    for items in ("cb::sink", "cb,cb::sink"):
+        report = alone(*fry, "--override-run-list", items, "--json").value
+        assert (report["state"], report["run_list"]) == ("ok", items.split(","))
+        sink = report["resources"][-1]
+        assert sink["state"] == "skipped"
+        assert sink["error"].startswith("an override run list says nothing")
+    # A run list beside it is what the machine is not either.
+    assert alone(*fry, "--run-list", "cb", "--override-run-list", "cb::sink").code == 0
+    assert (alone.folder / "daemon").read_text() == "on"
+    assert alone("run-list", "fry", "--json").value == ["app::daemon", "cb::sink"]
+
+    report = alone(*fry, "--json").value
+    assert report["run_list"] == ["app::daemon", "cb::sink"]
+    assert {row["state"] for row in report["resources"]} == {"unchanged"}
+
+
 def test_without_auto_wash_dishes_stay_dirty_until_somebody_washes_them(flockctl):
     node = start_with_daemon(flockctl, FLOCK_AUTO_WASH="false")
     take_daemon_away(flockctl)

@@ -121,7 +121,15 @@ def test_a_run_list_written_meanwhile_survives_the_save_of_a_run(objects):
     saved = save(objects, data(roles=["other"]))
     assert saved["run_list"] == ["role[web]", "recipe[ntp]", "recipe[new]"]
     assert objects.read("bender0").roles == ["other"]
-    assert save(objects, data(run_list=["a"]), with_run_list=True)["run_list"] == ["a"]
+    assert save(objects, data(run_list=["a"]), own={"run_list"})["run_list"] == ["a"]
+
+
+def test_an_environment_written_meanwhile_survives_the_save_of_a_run(objects):
+    save(objects, data(environment="prod"))
+    assert objects.claim("bender0", HOME, environment="test").environment == "test"
+    assert save(objects, data(environment="prod"))["environment"] == "test"
+    assert read(objects).environment == "test"
+    assert save(objects, data(environment="prod"), own={"environment"})["environment"] == "prod"
 
 
 def test_changing_the_run_list_of_nobody_says_so(objects):
@@ -187,7 +195,7 @@ def test_a_node_object_belongs_to_one_state_folder(objects):
     assert objects.read("bender0").tags == ["blue"]
     assert objects.forget("bender0")
     assert not objects.forget("bender0")
-    assert objects.claim("bender0", other, ["recipe[x]"]) == ["recipe[x]"]
+    assert objects.claim("bender0", other, ["recipe[x]"]).run_list == ["recipe[x]"]
 
 
 def test_what_is_too_large_is_refused_whole(objects):
@@ -361,15 +369,16 @@ def test_what_a_run_learned_in_an_outage_is_saved_later(own_zookeeper, node_of):
 def test_a_journal_alone_keeps_what_it_is_given_until_there_is_a_registry(registry, short_path):
     with contextlib.closing(Journal(short_path / "journal.sqlite3")) as journal:
         alone = ObjectKeeper("bender0", short_path, journal, None)
-        assert alone.claim(["cb"]) == ["cb"]
-        assert alone.claim() == ["cb"]
+        assert alone.claim(["cb"], "prod") == (["cb"], "prod")
+        assert alone.claim() == alone.assigned() == (["cb"], "prod")
         alone.save(data(normal={"seen": 1}, run_list=["cb"]))
         assert alone.normal_attributes() == {"seen": 1}
         alone.close()
 
         joined = ObjectKeeper("bender0", short_path, journal, registry)
-        assert joined.claim() == ["cb"]
+        assert joined.claim() == (["cb"], "prod")
         assert joined.normal_attributes() == {"seen": 1}
         joined.close()
     found = read(NodeObjects(registry))
-    assert (found.run_list, found.normal) == (["cb"], {"seen": 1})
+    assert (found.run_list, found.environment) == (["cb"], "prod")
+    assert found.normal == {"seen": 1}

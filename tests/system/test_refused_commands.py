@@ -63,3 +63,10 @@ def test_an_empty_run_list_is_said_and_nothing_is_added_to_it(alone):
     assert (shown.code, shown.out) == (0, "")
     assert shown.err == "the run list of fry is empty\n"
     assert alone("run-list", "fry", "add", "").code == 2
+
+
+def test_the_help_says_which_run_list_lasts(alone):
+    shown = " ".join(alone("converge", "--help").out.split())
+
+    assert "repeated; kept: the node's own from now on" in shown
+    assert "--override-run-list ITEMS for this run only, instead of the node's own" in shown
