@@ -203,7 +203,7 @@ class FlockApi(Actor):
         return answer
 
     def status(self) -> dict[str, Any]:
-        """Return what is going on: the running and the queued run, resource n of m, the wait."""
+        """Return what is going on: the run, the queued one, or a notice's action; the wait."""
         status, blocked = self._kitchen.status(), self._chains.blocked
         if status["waiting"] is None and blocked is not None:
             status["waiting"] = blocked.as_data()
@@ -222,10 +222,10 @@ class FlockApi(Actor):
         return self._kitchen.run(run_id)
 
     def cancel(self, run_id: str | None = None, reason: str = "") -> dict[str, Any] | None:
-        """End a run: its command is killed within 5 s, its waits end.
+        """End a run, or the action of a notice: its command is killed within 5 s, its waits end.
 
         Args:
-            run_id: which one; None for the one that runs, else the queued one.
+            run_id: which one; None for what goes on, else the queued run.
             reason: for the report.
 
         Returns:

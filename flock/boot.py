@@ -20,6 +20,7 @@ from typing import Any
 
 import zmq.auth
 
+from flock.activity import Activity
 from flock.calls import CallOptions
 from flock.converge.cook import Around
 from flock.converge.cookbooks import Cookbooks
@@ -262,7 +263,9 @@ def _declare(flock: Flock, kitchen: Kitchen) -> None:
         flock.node.announcer.changed()
 
     show({})
-    flock.node.set_activity(lambda: "converging" if kitchen.active() else "idle")
+    activity = Activity(kitchen.active, kitchen.acts, flock.node.announcer.changed)
+    kitchen.on_action(activity.action_changed)
+    flock.node.set_activity(activity.word)
     flock.before_close(kitchen.on_event(lambda event: show(event) if _is_edge(event) else None))
 
 

@@ -363,7 +363,7 @@ class Node:
         )
 
     def set_activity(self, activity: Callable[[], str]) -> None:
-        """Say from now on what the node is at, `idle` or `converging`."""
+        """Say from now on what the node is at: `idle`, `converging` or `acting`."""
         self._activity = activity
         self.announcer.changed()
 

@@ -59,7 +59,11 @@ class Doer(Protocol):
     def act(
         self, resource: str, action: str, asked_by: str, *, begin: Callable[[str], None]
     ) -> dict[str, Any]:
-        """Run an action under the run lock; calls `begin` with the run's id when it has it."""
+        """Run an action under the run lock; calls `begin` with the run's id when it has it.
+
+        Raises:
+            RunCancelled: the node is leaving.
+        """
 
 
 class Heir(Protocol):
@@ -324,10 +328,11 @@ class Receiver:
             for run_id in runs:
                 self._heir.disinherit(run_id)
         reached("action")
-        if report["state"] == "cancelled":
-            # The node is leaving; the next one finds the receipt and runs it once more.
-            raise RunCancelled(report["error"] or "the node is leaving")
-        problem = _problem(report, *notice.order)
+        # One that somebody ended is over; one that ended because the node leaves is no report:
+        # the next process finds the receipt and runs it once more.
+        problem = (
+            report["error"] if report["state"] == "cancelled" else _problem(report, *notice.order)
+        )
         if problem is None:
             self._receipts.done(begun, report)
         else:

@@ -375,12 +375,18 @@ def test_progress_tells_our_own_run_from_the_one_before_it():
         "number": 2,
         "resource": "file[/x]",
         "waiting": None,
+        "acting": None,
     }
 
     assert going_on("r1", status) == "2 of 5, file[/x]"
     assert going_on("r2", status) == "run r2 waits for its turn behind run r1"
     assert going_on("r1", status | {"of": 0}) == "run r1 has begun"
     assert going_on("r2", status | {"running": None}) == "run r2 waits for its turn"
+    acting = {"running": None, "acting": {"deed": "run execute[x]", "asked_by": "notice 5 from a"}}
+    behind = "run r2 waits for its turn behind run execute[x] (notice 5 from a)"
+    assert going_on("r2", status | acting) == behind
+    waits = {"waiting": {"wait": "lock 'web'", "last": "", "circle": ""}}
+    assert going_on("r2", status | acting | waits) == f"{behind}, waits: lock 'web'"
 
 
 def test_progress_says_what_a_run_waits_for_and_the_last_answer():

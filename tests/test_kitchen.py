@@ -57,7 +57,7 @@ def test_an_order_answers_at_once_with_a_run_that_is_accepted(site, gate):
 
     assert run.as_data() == {
         "run_id": run.run_id, "node": "bender0", "state": "running", "asked_by": "fry",
-        "override_run_list": None, "why_run": False, "lock": None,
+        "deed": None, "override_run_list": None, "why_run": False, "lock": None,
     }  # fmt: skip
     assert kitchen.active()
     gate.open()
@@ -451,8 +451,8 @@ def test_the_last_run_is_known_after_a_restart(site):
     assert again.runs()[0]["run_id"] == report["run_id"]
     assert again.run("nope") is None
     assert again.status() == {
-        "node": "bender0", "active": False, "running": None, "queued": None, "resource": None,
-        "number": 0, "of": 0, "waiting": None,
+        "node": "bender0", "active": False, "running": None, "queued": None, "acting": None,
+        "resource": None, "number": 0, "of": 0, "waiting": None,
         "last_run": {
             key: report[key] for key in ("run_id", "state", "started", "seconds", "error")
         },
@@ -716,6 +716,38 @@ def test_runs_ordered_during_an_action_wait_for_it(site):
     assert run.wait(5)["state"] == "ok"
 
 
+def test_an_action_is_shown_while_it_goes_on_and_ended_by_who_cancels_it(site):
+    site.recipe("""
+        import os
+        log('gate', action='nothing').wait_until(lambda: os.path.exists('{here}/go'), pause=60)
+    """)
+    kitchen = site.kitchen()
+    kitchen.declare()
+    seen: list[object] = []
+    kitchen.on_action(lambda: seen.append(kitchen.status()["acting"] is not None))
+    ends: list[dict[str, object]] = []
+    actor = threading.Thread(
+        target=lambda: ends.append(kitchen.act("log[gate]", "write", "notice 5 from bender1"))
+    )
+    actor.start()
+    assert eventually(lambda: kitchen.status()["waiting"], within=3)
+    status = kitchen.status()
+    assert status["acting"]["deed"] == "write log[gate]"
+    assert status["acting"]["asked_by"] == "notice 5 from bender1"
+    assert status["waiting"]["resource"] == "log[gate]"
+    assert (status["running"], status["active"]) == (None, False)
+    run = kitchen.order_run("z")
+    assert kitchen.cancel("another") is None
+
+    assert kitchen.cancel(reason="enough").run_id == status["acting"]["run_id"]
+    actor.join(5)
+
+    assert [(end["state"], end["error"]) for end in ends] == [("cancelled", "enough")]
+    assert run.wait(5)["state"] == "ok"
+    assert kitchen.status()["acting"] is None
+    assert seen == [True, False]
+
+
 def test_stopping_ends_an_action_and_those_that_wait(site):
     site.recipe("execute('long', command='touch {here}/reached; sleep 60', action='nothing')")
     kitchen = site.kitchen()
@@ -724,9 +756,9 @@ def test_stopping_ends_an_action_and_those_that_wait(site):
 
     def act():
         try:
-            ends.append(kitchen.act("execute[long]", "run", "y")["state"])
-        except RunCancelled:
-            ends.append("never began")
+            kitchen.act("execute[long]", "run", "y")
+        except RunCancelled as cancelled:
+            ends.append(str(cancelled))
 
     actors = [threading.Thread(target=act) for _ in range(2)]
     for each in actors:
@@ -737,7 +769,7 @@ def test_stopping_ends_an_action_and_those_that_wait(site):
     for each in actors:
         each.join(5)
 
-    assert sorted(ends) == ["cancelled", "never began"]
+    assert ends == ["the node is leaving"] * 2
     with pytest.raises(BusyError, match="is leaving"):
         kitchen.act("execute[long]", "run", "y")
 

@@ -77,9 +77,11 @@ class Kitchen:
         self.done.append(resource)
         if self.state == "dies":
             raise SystemError
+        if self.state == "leaving":
+            raise RunCancelled("the node is leaving")
         row = {"resource": resource, "action": action, "state": self.state, "error": "no"}
         state = "cancelled" if self.state == "cancelled" else "ok"
-        return {"state": state, "error": "leaving", "resources": [row]}
+        return {"state": state, "error": "cancelled by fry", "resources": [row]}
 
 
 class Heir:
@@ -314,7 +316,7 @@ def test_an_action_that_restarts_us_does_not_do_so_for_ever(here):
 
 def test_an_action_that_the_leaving_node_ended_runs_again_with_the_next(here):
     here.send(1)
-    here.kitchen.state = "cancelled"
+    here.kitchen.state = "leaving"
     with pytest.raises(RunCancelled):
         here.receiver.work()
     assert here.left() == ["n1"]
@@ -323,6 +325,16 @@ def test_an_action_that_the_leaving_node_ended_runs_again_with_the_next(here):
     here.new().work()
 
     assert here.state(1) == "done"
+
+
+def test_an_action_that_somebody_ended_is_a_dead_letter_with_the_reason(here):
+    here.send(1)
+    here.kitchen.state = "cancelled"
+
+    here.receiver.work()
+
+    assert (here.state(1), here.receipts.find("n1").error) == ("dead", "cancelled by fry")
+    assert (here.kitchen.done, here.left()) == (["execute[x]"], [])
 
 
 def test_a_second_entry_of_what_is_done_is_taken_away_without_running(here):

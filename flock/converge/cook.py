@@ -61,6 +61,7 @@ class Cook:
         standing: the last complete compilation of the node's own run list.
         newest: the last compilation of all, complete or not.
         at_work: the run, or the action of a notice, that goes on right now.
+        acted: called when the action of a notice begins, and when it is over.
         runner: what converges right now.
         unkept: the report of the last run if the journal could not keep it.
     """
@@ -87,6 +88,7 @@ class Cook:
         self._tried: Compilation | None = None
         self.newest: Compilation | None = None
         self.at_work: Run | None = None
+        self.acted: Callable[[], None] = lambda: None
         self.runner: Runner | None = None
         self.unkept: dict[str, Any] | None = None
         self._node = node
@@ -245,9 +247,13 @@ class Cook:
         def keep() -> None:
             self._node.save_changes(standing.attributes, before, self.node_object())
 
-        with self._working(run):
-            outcome = self._outcome(run, deed)
-            kept = self._outcome(run, keep)
+        try:
+            with self._working(run):
+                self.acted()
+                outcome = self._outcome(run, deed)
+                kept = self._outcome(run, keep)
+        finally:
+            self.acted()
         if outcome[0] == "ok":
             outcome = kept
         if self._outbound is not None:

@@ -33,6 +33,7 @@ from flock.converge.run import Run
 from flock.converge.run_lock import RunLock
 from flock.converge.run_queue import RunQueue
 from flock.converge.waiting import Lookout
+from flock.errors import RunCancelled
 from flock.journal import Journal, head_of
 
 log = logging.getLogger("flock.converge")
@@ -351,15 +352,35 @@ class Kitchen:
 
         Raises:
             UsageError: no such resource stands, or it has no such action.
-            RunCancelled: cancelled before it began.
+            RunCancelled: cancelled before it began, or ended because the node leaves.
             BusyError: the node is leaving.
         """
-        run = Run(self.name, asked_by, [], cancellation=cancellation)
-        with self._queue.alone(f"{action} {resource}", run.cancellation):
+        deed = f"{action} {resource}"
+        run = Run(self.name, asked_by, [], cancellation=cancellation, deed=deed)
+        with self._queue.alone(deed, run.cancellation):
             if begin is not None:
                 begin(run.run_id)
             self._cook.act(run, resource, action, trail)
+        if run.state == "cancelled" and self._queue.is_leaving:
+            raise RunCancelled(run.cancellation.reason)
         return run.report.as_data()
+
+    def acts(self) -> bool:
+        """Say whether the action of a notice goes on."""
+        return self._acting() is not None
+
+    def on_action(self, callback: Callable[[], None]) -> None:
+        """Call `callback` when an action of a notice begins, and when it is over.
+
+        Args:
+            callback: called on the action's thread; must return at once.
+        """
+        self._cook.acted = callback
+
+    def _acting(self) -> Run | None:
+        """Return the action of a notice that goes on, as a run of its own."""
+        run = self._cook.at_work
+        return None if run is None or run.deed is None else run
 
     def at_work(self) -> Run | None:
         """Return the run, or the action of a notice, that goes on right now; None for nothing.
@@ -378,15 +399,19 @@ class Kitchen:
         self._events.tell(run_id, "waits in circle", waiting)
 
     def cancel(self, run_id: str | None = None, *, reason: str = "cancelled") -> Run | None:
-        """End a run: its command is killed within 5 s, its waits end.
+        """End a run, or the action of a notice: its command is killed within 5 s, its waits end.
 
         Args:
-            run_id: which one; None for the one that runs, else the queued one.
+            run_id: which one; None for what goes on, else the queued run.
             reason: for the report.
 
         Returns:
             The run, None if there is no such run going on or queued.
         """
+        acting = self._acting()
+        if acting is not None and run_id in (None, acting.run_id):
+            acting.cancel(reason)
+            return acting
         return self._queue.cancel(run_id, reason)
 
     def stop(self, timeout: float = 60.0) -> None:
@@ -408,20 +433,22 @@ class Kitchen:
     def status(self) -> dict[str, Any]:
         """Return what is going on, as plain data."""
         (running, queued), runner = self._queue.runs, self._cook.runner
+        acting = self._acting()
         last = self.last_run()
         status: dict[str, Any] = {
             "node": self.name,
             "active": running is not None or queued is not None,
             "running": running.as_data() if running is not None else None,
             "queued": queued.as_data() if queued is not None else None,
+            "acting": acting.as_data() if acting is not None else None,
             "resource": None,
             "number": 0,
             "of": 0,
             "waiting": None,
             "last_run": None if last is None else {key: last[key] for key in _LAST_RUN_KEYS},
         }
-        if running is not None:
-            status["waiting"] = running.waits.as_data()
+        if (at_work := running or acting) is not None:
+            status["waiting"] = at_work.waits.as_data()
         if running is not None and runner is not None:
             number = runner.number
             status.update(number=number, of=len(runner.resources))

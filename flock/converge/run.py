@@ -27,6 +27,7 @@ class Run:
         override_run_list: what it runs instead of the node's own run list.
         why_run: it names changes and makes none.
         lock: the lock that it is under as a whole; None for none.
+        deed: `restart service[app]` if it is the action of a notice; None for a run.
         wash: the sinks that it washes instead of converging; None for a run that converges.
         unwashed: the sinks that it left dirty; None for a run that says nothing
             of what is still in use.
@@ -47,11 +48,13 @@ class Run:
         lock: LockWish | None = None,
         wash: Sequence[str] | None = None,
         cancellation: Cancellation | None = None,
+        deed: str | None = None,
     ) -> None:
         self.run_id = secrets.token_hex(8)
         self.override_run_list = None if override_run_list is None else list(override_run_list)
         self.why_run = why_run
         self.lock = lock
+        self.deed = deed
         self.wash = None if wash is None else tuple(wash)
         self.unwashed: list[str] | None = None
         self.listeners: list[Listener] = []
@@ -81,6 +84,7 @@ class Run:
             "node": self.report.node,
             "state": self.state,
             "asked_by": self.report.asked_by,
+            "deed": self.deed,
             "override_run_list": self.override_run_list,
             "why_run": self.why_run,
             "lock": None if self.lock is None else self.lock.lockid,

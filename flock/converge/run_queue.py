@@ -76,6 +76,11 @@ class RunQueue:
         with self._lock:
             return self._running, self._queued
 
+    @property
+    def is_leaving(self) -> bool:
+        """Whether no more orders are taken."""
+        return self._leaving
+
     def join_or_add(self, new_run: Callable[[], Run]) -> Run:
         """Accept an order.
 

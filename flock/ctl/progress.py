@@ -152,6 +152,10 @@ def going_on(run_id: str | None, status: Mapping[str, Any]) -> str:
     running = status["running"]
     if running is None or (run_id is not None and running["run_id"] != run_id):
         behind = f" behind run {running['run_id']}" if running is not None else ""
+        if running is None and status["acting"]:
+            behind = f" behind {deed_of(status['acting'])}"
+            if status["waiting"]:
+                behind += f", {waits_for(status['waiting'])}"
         return f"run {run_id or ''} waits for its turn{behind}".replace("  ", " ")
     said = f"run {running['run_id']} has begun"
     if status["of"]:
@@ -159,6 +163,11 @@ def going_on(run_id: str | None, status: Mapping[str, Any]) -> str:
         if status["resource"]:
             said += f", {status['resource']}"
     return f"{said}, {waits_for(status['waiting'])}" if status["waiting"] else said
+
+
+def deed_of(acting: Mapping[str, Any]) -> str:
+    """Say which action of a notice goes on, and whose notice it is."""
+    return f"{acting['deed']} ({acting['asked_by']})"
 
 
 def waits_for(waiting: Mapping[str, Any]) -> str:

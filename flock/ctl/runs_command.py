@@ -8,6 +8,7 @@ import click
 
 from flock.ctl.options import CommandLine, pass_line, reachable
 from flock.ctl.output import Ended
+from flock.ctl.progress import deed_of, waits_for
 from flock.ctl.reports import show_report
 
 
@@ -31,7 +32,10 @@ def runs(line: CommandLine, node: str, run_id: str | None, limit: int) -> None:
             else:
                 show_report(output, report)
             return
-        heads = api.runs(limit)
+        heads, status = api.runs(limit), api.status()
+    if status["acting"] is not None:
+        waits = f", {waits_for(status['waiting'])}" if status["waiting"] else ""
+        output.say(f"{name}: now: {deed_of(status['acting'])}{waits}")
     if output.wants_json:
         output.value(heads)
     elif not heads:
@@ -57,7 +61,11 @@ def _cell(head: dict[str, Any], column: str) -> object:
 @reachable
 @pass_line
 def cancel(line: CommandLine, node: str, run_id: str | None, reason: str) -> None:
-    """End the run that goes on at NODE, else its queued one, or the one with RUN_ID."""
+    """End the run, or the action of a notice, that goes on at NODE, else its queued run.
+
+    With RUN_ID that one alone. A notice whose action was ended goes to the dead
+    letters: `flockctl notices NODE --retry ID` lets it go once more.
+    """
     name = line.talk_to(node)
     with line.visitor() as fleet:
         run = fleet[name]["flock_api"].cancel(run_id, reason=reason)
@@ -68,4 +76,5 @@ def cancel(line: CommandLine, node: str, run_id: str | None, reason: str) -> Non
     elif run is None:
         line.output.say(f"{name}: no run goes on")
     else:
-        line.output.say(f"{name}: run {run['run_id']} is told to end")
+        what = f"run {run['run_id']}" if run["deed"] is None else deed_of(run)
+        line.output.say(f"{name}: {what} is told to end")
