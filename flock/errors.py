@@ -245,9 +245,19 @@ class DeadlockError(CallError):
 
 
 class BusyError(CallError):
-    """What was asked for excludes what is going on there; the message says what."""
+    """What was asked for excludes what is going on there; the message says what.
+
+    Attributes:
+        advice: what to try, for people; empty if the message says it, None if
+            a look at what goes on there is all there is to try.
+    """
 
     may_have_run = False
+    advice: str | None = None
+
+    def __init__(self, message: str, advice: str | None = None) -> None:
+        super().__init__(message)
+        self.advice = advice
 
 
 class NotLetIn(CallError, PermissionError):

@@ -491,7 +491,8 @@ def _ours(standing: dict[str, Any] | None, name: str, home: Home) -> dict[str, A
     if home.is_other_than(its):
         raise BusyError(
             f"{name} is the node of the state folder {its.path} on {its.host}, this is {home.path} "
-            f"on {home.host}: take another --name, or `flockctl forget {name}` if that one is gone"
+            f"on {home.host}: take another --name, or `flockctl forget {name}` if that one is gone",
+            advice="",
         )
     return standing | {"home": asdict(home)}
 

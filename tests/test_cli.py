@@ -212,6 +212,8 @@ def test_an_error_names_the_node_and_what_to_try():
     line = error_line(CallTimeout("call", 5), "bender0")
     assert line.startswith("bender0: no answer") and "--timeout" in line
     assert "flockctl runs bender0" in error_line(BusyError("busy"), "bender0")
+    assert error_line(BusyError("busy", "wait"), "bender0") == "bender0: busy; wait"
+    assert error_line(BusyError("it is up: stop it", ""), "it") == "it is up: stop it"
 
 
 def test_our_own_settings_are_no_error_of_the_node():

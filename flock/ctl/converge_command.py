@@ -23,6 +23,7 @@ from flock.ctl.output import Ended, Output
 from flock.ctl.progress import going_on
 from flock.ctl.reports import beside_lines, diff_lines, resource_line, summary
 from flock.ctl.service import interrupt_at_sigterm
+from flock.errors import BusyError
 
 if TYPE_CHECKING:
     from flock.converge.kitchen import Kitchen
@@ -59,6 +60,9 @@ def converge(
         try:
             with _telling_waits(output, kitchen):
                 report = kitchen.converge(_caller(), override_run_list, why_run, wait=wait)
+        except BusyError as error:
+            error.advice = None if wait else "--wait waits for it"
+            raise
         except KeyboardInterrupt:
             # It was cancelled and has settled: its report says how far it came.
             last = kitchen.last_run()

@@ -27,7 +27,7 @@ def forget(line: CommandLine, node: str) -> None:
     try:
         live = registry.presence(name)
         if live is not None:
-            raise BusyError(f"{name} is up ({live.whereabouts()}): stop it first")
+            raise BusyError(f"{name} is up ({live.whereabouts()}): stop it first", advice="")
         had_object = NodeObjects(registry).forget(name)
         had_key = registry.forget_key(name)
         dropped = registry.queue_length(queue_of(name))

@@ -233,6 +233,8 @@ def error_line(error: BaseException, node: str = "") -> str:
         text = f"{node}: {text}"
     if isinstance(error, RegistryUnavailable) and error.url.startswith("embedded:"):
         return f"{text}; is --registry right, the folder yours to use, and its disk not full?"
+    if isinstance(error, BusyError) and error.advice is not None:
+        return one_line(f"{text}; {error.advice}") if error.advice else text
     for kind_of_error, hint in _HINTS:
         if isinstance(error, kind_of_error):
             return f"{text}; {hint.format(node=node or 'NODE')}"

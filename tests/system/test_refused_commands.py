@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from tests.support import eventually
+
 
 def run_list_of(flockctl, name):
     return flockctl("run-list", name, "--json").value
@@ -63,6 +65,35 @@ def test_an_empty_run_list_is_said_and_nothing_is_added_to_it(alone):
     assert (shown.code, shown.out) == (0, "")
     assert shown.err == "the run list of fry is empty\n"
     assert alone("run-list", "fry", "add", "").code == 2
+
+
+def test_a_converge_that_finds_another_one_says_how_to_wait_for_it(alone):
+    waits = "touch {here}/reached; until test -e {here}/go; do sleep 0.05; done"
+    alone.recipe("default", f"execute('{waits}')")
+    fry = ("converge", "--name", "fry", "--cookbooks", str(alone.cookbooks), "--run-list", "cb")
+    first = alone.start(*fry)
+    assert eventually((alone.folder / "reached").exists, within=10.0)
+
+    refused = alone(*fry)
+    waiting = alone.start(*fry, "--wait")
+
+    assert refused.code == 6
+    assert refused.err.endswith(" converges here; --wait waits for it\n")
+    assert waiting.says("waits for process")
+    (alone.folder / "go").touch()
+    assert (first.ended().code, waiting.ended().code) == (0, 0)
+
+
+def test_who_is_told_what_to_do_is_not_sent_to_the_runs_as_well(alone):
+    alone.node("bender0")
+
+    for words in (
+        ("forget", "bender0"),
+        ("converge", "--name", "bender0", "--state-dir", str(alone.folder / "other")),
+    ):
+        refused = alone(*words)
+        assert refused.code == 6
+        assert "flockctl runs" not in refused.err
 
 
 def test_the_help_says_which_run_list_lasts(alone):
