@@ -719,7 +719,9 @@ class Registry(ABC):
         A lock taken with `keep` is freed by `release` alone: where it ends
         otherwise (`abandon`, a death, a lost session, closing) its slot is
         kept. Nobody but the same owner gets it then, past everybody in line
-        and with a new token, until `break_lock` frees it.
+        and with a new token, until `break_lock` frees it; and he gets no other.
+        If he comes back counting fewer slots, or in another group, he waits
+        for those who hold one beside.
 
         Args:
             lockid: any text.

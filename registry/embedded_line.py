@@ -101,24 +101,55 @@ def settle(transaction: Transaction, folder: Folder, lockid: str) -> None:
 def _grant(transaction: Transaction, folder: Folder, lockid: str) -> str | None:
     """Grant what can be granted; return a session that is in the way and dead, if there is one."""
     tickets = tickets_in(transaction.rows(LINE, (lockid,)))
-    if _give_kept_slots(transaction, tickets):
-        tickets = tickets_in(transaction.rows(LINE, (lockid,)))
     holders = [ticket for ticket in tickets if ticket.slot is not None]
-    for ticket in tickets:
-        if ticket.slot is not None:
+    waiting = [ticket for ticket in tickets if ticket.slot is None]
+    for ticket in list(waiting):
+        old = _kept_for(ticket, holders)
+        if old is None or old.slot is None:
             continue
-        units = {holder.unit() for holder in holders}
-        in_force = min([ticket.slots, *(holder.slots for holder in holders)])
-        if len(units) >= in_force and ticket.unit() not in units:
-            # Blocked. If one of those in front is dead, the line moves on.
-            sessions = (holder.session for holder in holders if holder.session != KEPT)
-            return next((each for each in sessions if not is_alive(folder, each)), None)
-        if not is_alive(folder, ticket.session):
-            return ticket.session
+        # Past everybody in line, and past what is kept for others: nobody works under that.
+        beside = [holder for holder in holders if holder.session != KEPT]
+        enters = _may_enter(ticket, beside)
+        dead = _first_dead(folder, [ticket] if enters else beside)
+        if dead is not None:
+            return dead
+        if enters:
+            holders.remove(old)
+            transaction.execute("DELETE FROM tickets WHERE id = ?", (old.id,))
+            holders.append(_give_slot(transaction, ticket, old.slot))
+            waiting.remove(ticket)
+            _raise_tokens(transaction, waiting)
+    for ticket in waiting:
+        if _kept_for(ticket, holders) is not None:
+            return None  # no other slot is for him, and nobody passes the first in line
+        enters = _may_enter(ticket, holders)
+        dead = _first_dead(folder, [ticket] if enters else holders)
+        if dead is not None or not enters:
+            return dead
         taken = {holder.slot for holder in holders}
         free = next(slot for slot in itertools.count() if slot not in taken)
         holders.append(_give_slot(transaction, ticket, free))
     return None
+
+
+def _kept_for(ticket: Ticket, holders: Sequence[Ticket]) -> Ticket | None:
+    """Return the slot that is kept for a ticket's owner."""
+    owner = ticket.who().owner
+    return next(
+        (each for each in holders if each.session == KEPT and each.who().owner == owner), None
+    )
+
+
+def _may_enter(ticket: Ticket, holders: Sequence[Ticket]) -> bool:
+    """Say whether there is room beside these holders: for one more, or in their group."""
+    units = {holder.unit() for holder in holders}
+    in_force = min([ticket.slots, *(holder.slots for holder in holders)])
+    return len(units) < in_force or ticket.unit() in units
+
+
+def _first_dead(folder: Folder, tickets: Sequence[Ticket]) -> str | None:
+    sessions = (ticket.session for ticket in tickets if ticket.session != KEPT)
+    return next((session for session in sessions if not is_alive(folder, session)), None)
 
 
 def _give_slot(transaction: Transaction, ticket: Ticket, slot: int) -> Ticket:
@@ -129,28 +160,6 @@ def _give_slot(transaction: Transaction, ticket: Ticket, slot: int) -> Ticket:
     )
     transaction.changed(ticket_topic(ticket.id), lock_topic(ticket.lockid))
     return ticket._replace(slot=slot, since=now)
-
-
-def _give_kept_slots(transaction: Transaction, tickets: list[Ticket]) -> bool:
-    """Give slots that are kept to tickets of the same owners; say whether there were any."""
-    kept = {ticket.who().owner: ticket for ticket in tickets if ticket.session == KEPT}
-    if not kept:
-        return False
-    passed: list[Ticket] = []
-    given = False
-    for ticket in tickets:
-        if ticket.slot is not None:
-            continue
-        old = kept.pop(ticket.who().owner, None)
-        if old is None or old.slot is None:
-            passed.append(ticket)
-            continue
-        transaction.execute("DELETE FROM tickets WHERE id = ?", (old.id,))
-        _give_slot(transaction, ticket, old.slot)
-        given = True
-    if given:
-        _raise_tokens(transaction, passed)
-    return given
 
 
 def _raise_tokens(transaction: Transaction, waiting: list[Ticket]) -> None:

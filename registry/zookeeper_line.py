@@ -112,7 +112,7 @@ class Attempt:
         self._deadline = None if wait is None else self._began + max(0.0, wait)
         self._woken = threading.Event()
         self._listening: list[Cancel] = []
-        self._was_in_line = False
+        self._is_waiting = False
         self._since = now_text()
         # An event at the slots sends our claim on kazoo's thread; else one thread uses all of this.
         self._lock = threading.Lock()
@@ -135,6 +135,7 @@ class Attempt:
             self._session.guard.granted,
         )
         self._is_first = False
+        self._look_for_kept_at = 0.0
         self._fired: tuple[_Shot, Sent] | None = None
         self._entry: str | None = None
         self._entering = False
@@ -191,12 +192,12 @@ class Attempt:
         return time.monotonic() < until
 
     def _has_begun(self) -> bool:
-        return self._was_in_line or bool(self._claimed)
+        return self._is_waiting or bool(self._claimed)
 
     def _requests(self) -> Requests:
         """Begin a step that outlasts neither a cancellation nor the deadline by much."""
         limit = OPERATION_TIMEOUT if self._cancelled is None else _CANCELLABLE_TIMEOUT
-        if self._was_in_line and self._deadline is not None:
+        if self._is_waiting and self._deadline is not None:
             remaining = self._deadline - time.monotonic()
             limit = min(limit, max(_SHORTEST_TIMEOUT, remaining))
         return self._session.requests(limit)
@@ -216,14 +217,8 @@ class Attempt:
             [self._places.line, self._places.slots, self._places.marks]
         )
         found = Slots.read(requests, self._places, slots, marks)
-        kept = self._vacancy.kept_for_us(found, self._claim)
-        if kept is not None:
-            # Past everybody in line, who cannot have it anyway.
-            number, delay = kept
-            if delay <= 0:
-                return self._take(requests, number, found)
-            self._vacancy.next_look = min(self._vacancy.next_look, delay)
-            return None
+        if self._vacancy.kept_for_us(found, self._claim) is not None:
+            return self._take_kept(requests)
         if not (line and line[0]):
             free = self._vacancy.free_slot(found, self._claim)
             lock = None if free is None else self._take(requests, free, found)
@@ -233,6 +228,39 @@ class Attempt:
             self._enter_line(requests)
             return self._advance()
         return None
+
+    def _take_kept(self, requests: Requests) -> ZooKeeperLock | None:
+        """Take the slot that is kept for us, past everybody in line, or wait for it.
+
+        Who waits in line cannot have it, so nobody there moves before we did:
+        we wait for the slots themselves, wherever we stand.
+        """
+        self._is_waiting = True
+        self._stop_listening()
+        self._listen(self._places.slots)
+        self._listen(self._places.marks)
+        slots = Slots.look(requests, self._places, self._hub)
+        kept = self._vacancy.kept_for_us(slots, self._claim)
+        if kept is None:
+            self._woken.set()  # freed meanwhile
+            return None
+        number, delay = kept
+        self._vacancy.next_look = min(self._vacancy.next_look, delay)
+        return self._take(requests, number, slots) if delay <= 0 else None
+
+    def _is_one_kept(self, requests: Requests) -> bool:
+        """Look, now and then, for a slot that is kept for us since we stand in line.
+
+        He who had it, in our name, was alive when we came, or seemed so.
+        """
+        if time.monotonic() < self._look_for_kept_at:
+            return False
+        slots, marks = requests.children_of_all([self._places.slots, self._places.marks])
+        found = Slots.read(requests, self._places, slots, marks)
+        if self._vacancy.kept_for_us(found, self._claim) is not None:
+            return True
+        self._look_for_kept_at = time.monotonic() + _RECHECK
+        return False
 
     def _enter_line(self, requests: Requests) -> None:
         session = self._session.guard.session
@@ -261,7 +289,8 @@ class Attempt:
                 raise RegistryUnavailable(self._session.url, "the session has just ended")
             session = stat.ephemeralOwner
         self._entry, self._session_id = created.rpartition("/")[2], session
-        self._was_in_line = True
+        self._look_for_kept_at = time.monotonic() + _RECHECK
+        self._is_waiting = True
 
     def _lay_out(self, requests: Requests) -> None:
         """Make the folders of a lock that nobody used before, or that was tidied away."""
@@ -300,6 +329,8 @@ class Attempt:
                 return lock
             place = line.index(self._entry)
             if place > 0:
+                if self._is_one_kept(requests):
+                    return self._take_kept(requests)
                 before = f"{self._places.line}/{line[place - 1]}"
                 self._listen(before)
                 if requests.exists(before, self._hub.fired) is None:

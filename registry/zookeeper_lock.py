@@ -155,11 +155,15 @@ class Claim:
         guard has already said no. Another process of the same name that still
         lives, as of a second command on this host, may go on.
         """
-        if (self.owner, self.host) != (other.owner, other.host):
-            return False
         if self._process() == other._process():
             # Of a broken one he will say so himself, by removing what he left.
-            return not other.broken
+            return (self.owner, self.host) == (other.owner, other.host) and not other.broken
+        return self.has_outlived(other)
+
+    def has_outlived(self, other: Claim) -> bool:
+        """Say whether `other` is of another process of our own node, which is surely dead."""
+        if (self.owner, self.host) != (other.owner, other.host):
+            return False
         was_rebooted = bool(other.boot_id) and other.boot_id != self.boot_id
         return was_rebooted or is_process_dead(*other._process())
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from registry.contract import LockOwner
 from registry.zookeeper_lock import Claim, Places
 from registry.zookeeper_session import Session
 from registry.zookeeper_slots import Slots, UncleanEnds
+
+TimeLeft = Callable[[str, Claim | None, Claim], float]
+"""Tells of a mark, its claim and ours for how many seconds it counts."""
 
 
 @dataclass(slots=True)
@@ -37,32 +41,55 @@ class Vacancy:
     next_look: float = field(default=math.inf)
 
     def kept_for_us(self, slots: Slots, us: Claim) -> tuple[int, float] | None:
-        """Return a slot that is kept for our owner, and seconds until we may have it."""
+        """Return a slot that is kept for our owner, or surely will be.
+
+        Returns:
+            Its number, and seconds until we may have it: infinite until
+            something changes at the slots.
+        """
         for mark, (number, claim) in slots.unclean.items():
             if self._is_kept_for_us(claim):
-                return number, self._delay_left(mark, claim, us)
+                delay = self._work_left(mark, claim, us)
+                # What is kept for others is in nobody's way here: no one works under that.
+                if delay <= 0 and self._is_full(self._occupied(slots, us, self._work_left)):
+                    delay = math.inf
+                return number, delay
+        for number, claim in slots.held.items():
+            if claim is not None and self._is_kept_for_us(claim) and us.has_outlived(claim):
+                return number, math.inf
         return None
 
     def free_slot(self, slots: Slots, us: Claim) -> int | None:
         """Return a slot that may be taken now; those of one group count as one."""
         self.unclean.keep_only(self.places.marks, slots.unclean)
         kept = self.kept_for_us(slots, us)
-        if kept is not None and kept[1] <= 0:
-            return kept[0]
+        if kept is not None:
+            # No other slot is for us.
+            number, delay = kept
+            self.next_look = min(self.next_look, delay)
+            return number if delay <= 0 else None
+        occupied = self._occupied(slots, us, self._delay_left)
+        if self._is_full(occupied):
+            return None
+        return next(number for number in itertools.count() if number not in occupied)
+
+    def _occupied(self, slots: Slots, us: Claim, time_left: TimeLeft) -> dict[int, Claim | None]:
+        """Return who is in our way: who holds, and those gone for whom there is time left."""
         occupied: dict[int, Claim | None] = dict(slots.held)
         for mark, (number, claim) in slots.unclean.items():
-            remaining = self._delay_left(mark, claim, us)
+            remaining = time_left(mark, claim, us)
             if remaining > 0:
                 occupied[number] = claim
                 self.next_look = min(self.next_look, remaining)
+        return occupied
+
+    def _is_full(self, occupied: dict[int, Claim | None]) -> bool:
         units = {
             claim.group if claim is not None and claim.group else number
             for number, claim in occupied.items()
         }
         in_force = min([self.slots, *(claim.slots for claim in occupied.values() if claim)])
-        if len(units) >= in_force and (not self.owner.group or self.owner.group not in units):
-            return None
-        return next(number for number in itertools.count() if number not in occupied)
+        return len(units) >= in_force and (not self.owner.group or self.owner.group not in units)
 
     def marks_of_the_past(self, slots: Slots, number: int, us: Claim) -> list[str]:
         """Return the marks that go when we take a slot: their time is over."""
@@ -81,6 +108,10 @@ class Vacancy:
         """Return seconds until a mark that was left behind counts no more for us."""
         if claim is not None and claim.keep and not self._is_kept_for_us(claim):
             return math.inf
+        return self._work_left(mark, claim, us)
+
+    def _work_left(self, mark: str, claim: Claim | None, us: Claim) -> float:
+        """Return seconds for which what was begun under a mark may be going on."""
         if claim is not None and (claim.abandoned or us.is_past_of_same_node(claim)):
             return 0.0
         delay = self.session.lock_delay

@@ -69,6 +69,9 @@ STRANGE_NAMES = [
 SEEN = 5.0
 """Seconds within which a change must have been seen; it is a bound, not a wait."""
 
+RECHECKED = 10.0
+"""Seconds after which who waits for a lock looks once more, whatever woke him or did not."""
+
 
 @pytest.fixture
 def new_member(registry_url: str) -> Iterator[Callable[[], Registry]]:
@@ -1064,6 +1067,50 @@ def test_who_comes_again_right_after_his_death_gets_his_kept_slot(registry, proc
     _, token = process.do("acquire", lockid="web", keep=True, owner="bender0")
     process.kill()
     assert registry.acquire("web", OWNER, wait=death_seen + SEEN).token > token
+
+
+@pytest.mark.parametrize(("host", "late"), [("here", 0.0), ("moved", RECHECKED)])
+def test_who_dies_while_others_wait_comes_back_to_his_kept_slot_past_them(
+    registry, process, second, threads, host, late
+):
+    process.do("acquire", lockid="web", keep=True, owner="bender0")
+    waiter = threads.submit(second.acquire, "web", OTHER, wait=60.0)
+    line_of(registry, "web", 1)
+    process.kill()  # with ZooKeeper it is not seen to be dead before its session is over
+    again = registry.acquire("web", LockOwner("bender0", host), wait=late + RECHECKED - 1.0)
+    assert again.held
+    assert not waiter.done()
+    again.release()
+    assert waiter.result(SEEN).held
+
+
+def test_who_comes_back_in_another_group_waits_for_those_of_his_old_one(registry, second, threads):
+    rack = replace(OWNER, group="rack1")
+    kept = registry.acquire("web", rack, wait=0, keep=True)
+    beside = second.acquire("web", replace(rack, owner="bender1"), wait=0)
+    kept.abandon()
+    moved = replace(OWNER, group="rack2")
+    with pytest.raises(LockTimeout):
+        registry.acquire("web", moved, wait=0.3)
+    back = threads.submit(registry.acquire, "web", moved, wait=30.0)
+    assert not eventually(back.done, within=0.3)
+    assert [holder.kept for holder in registry.lock_status("web").holders] == [True, False]
+    beside.release()
+    assert back.result(SEEN).slot == kept.slot
+
+
+def test_who_counts_fewer_slots_when_he_comes_back_waits_for_who_holds_another(
+    registry, second, threads
+):
+    for owner in (OWNER, OTHER):
+        registry.acquire("web", owner, slots=2, keep=True).abandon()
+    first = registry.acquire("web", OWNER, wait=SEEN)  # what is kept for others is in nobody's way
+    with pytest.raises(LockTimeout):
+        second.acquire("web", OTHER, wait=0.3)
+    back = threads.submit(second.acquire, "web", OTHER, wait=30.0)
+    assert not eventually(back.done, within=0.3)
+    first.release()
+    assert back.result(SEEN).held
 
 
 def test_a_kept_slot_is_freed_by_breaking_it(registry, second):
