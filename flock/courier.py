@@ -26,7 +26,7 @@ from flock.errors import (
     UsageError,
 )
 from flock.faults import reached
-from flock.notice import Notice, queue_of
+from flock.notice import NOTICE, Notice, queue_of
 from flock.outbox import Outbox
 from flock.outgoing import location_text
 from flock.rounds import go_round
@@ -53,6 +53,7 @@ class Courier:
         *,
         find: Find,
         nudge: Callable[[str], None],
+        was_seen: Callable[[str], bool] = lambda _: True,
         chores: Sequence[Chore] = (),
     ) -> None:
         """Make it; `start` begins.
@@ -62,6 +63,7 @@ class Courier:
             registry: open.
             find: looks up a location.
             nudge: tells a node that its queue has something; may block and fail.
+            was_seen: says whether a node of this name ever was.
             chores: what else is to be done when something changed; a
                 `RegistryError` in one is tried again.
         """
@@ -69,11 +71,13 @@ class Courier:
         self._registry = registry
         self._find = find
         self._nudge = nudge
+        self._was_seen = was_seen
         self._chores = tuple(chores)
         self._wake = threading.Event()
         self._stopped = threading.Event()
         self._nudges: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
+        self._looked_for: set[str] = set()
         self._cancel_state: Callable[[], None] = lambda: None
 
     def start(self) -> None:
@@ -192,9 +196,25 @@ class Courier:
                 if sent:
                     self._nudges.put(target)
                     self._outbox.sent(sent)
+                    self._warn_of_stranger(sent)
             if self._stopped.is_set():
                 return False
         return True
+
+    def _warn_of_stranger(self, sent: Sequence[Notice]) -> None:
+        """Say once that nobody ever had a target's name: it may be misspelt, or still to come."""
+        target = sent[0].target
+        if target in self._looked_for or sent[0].kind != NOTICE:
+            return
+        try:
+            is_stranger = not self._was_seen(target)
+        except RegistryError:
+            return  # at the next notice
+        self._looked_for.add(target)
+        if is_stranger:
+            logger.warning(
+                "a notice waits for %s, which was never seen: is the name right?", target
+            )
 
     def _append(self, notice: Notice) -> bool:
         """Append one notice; a second time does nothing. Says False for one that never can be."""

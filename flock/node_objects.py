@@ -423,6 +423,11 @@ class NodeObjects:
         raise AssertionError("unreachable: the last attempt returns or raises")
 
 
+def was_seen(registry: Registry, name: str) -> bool:
+    """Say whether there is, or was, a node of this name that is not forgotten."""
+    return registry.presence(name) is not None or NodeObjects(registry).read(name) is not None
+
+
 def check_size(data: Mapping[str, Any], home: Home) -> None:
     """Refuse a node object that no registry takes.
 

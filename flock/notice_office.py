@@ -18,6 +18,7 @@ from flock.courier import Courier
 from flock.errors import RegistryError
 from flock.journal import Journal
 from flock.locations import find_nodes
+from flock.node_objects import was_seen
 from flock.notice_desk import NoticeDesk
 from flock.outbox import Outbox
 from flock.receipts import Receipts
@@ -66,6 +67,7 @@ class NoticeOffice:
             registry,
             find=find,
             nudge=nudge,
+            was_seen=partial(was_seen, registry),
             chores=(lambda: self.subscriptions.work(registry, find),),
         )
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import getpass
 import secrets
 from collections.abc import Iterable, Sequence
@@ -12,6 +13,7 @@ import click
 from flock.ctl.options import CommandLine, common, host_name, pass_line, reachable
 from flock.ctl.output import Ended, shared_code
 from flock.errors import FlockError, NodeNotFound, UsageError, exit_code
+from flock.node_objects import was_seen
 from registry.wall_clock import now_text
 
 if TYPE_CHECKING:
@@ -24,18 +26,31 @@ if TYPE_CHECKING:
 @click.option("--dead", is_flag=True, help="those that ended badly, with the reason")
 @click.option("--all", "all_of_them", is_flag=True, help="those that are over, too")
 @click.option("--retry", metavar="ID", help="let this dead letter go once more")
+@click.option("--drop", metavar="ID", help="drop this one, which waits for a node that is not up")
 @reachable
 @pass_line
 def notices(
-    line: CommandLine, node: str | None, *, dead: bool, all_of_them: bool, retry: str | None
+    line: CommandLine,
+    node: str | None,
+    *,
+    dead: bool,
+    all_of_them: bool,
+    retry: str | None,
+    drop: str | None,
 ) -> None:
     """List the notices that are on their way to and from NODE, or to and from every node.
 
     Of a node that is down only its queue in the registry can be seen. With
     --json a row for each: id, from, to, resource, action, timing, state,
-    tries, created, trail, error, mark.
+    tries, created, trail, error, mark, and waited: seconds until now, null if
+    it is over.
     """
+    if retry is not None and drop is not None:
+        raise click.UsageError("--retry and --drop exclude each other")
     with line.visitor() as fleet:
+        if drop is not None:
+            _drop(line, fleet.registry, node, drop)
+            return
         if retry is not None:
             _retry(line, fleet, node, retry)
             return
@@ -72,6 +87,20 @@ def _retry(line: CommandLine, fleet: Flock, node: str | None, notice: str) -> No
         line.output.value({"id": notice, "node": name})
 
 
+def _drop(line: CommandLine, registry: Registry, node: str | None, notice: str) -> None:
+    """Drop a notice that waits for a node which is not up."""
+    from flock.ctl.notice_queues import drop
+
+    if node is None:
+        raise UsageError("say whom it is for: `flockctl notices NODE --drop ID`")
+    name = line.talk_to(node)
+    dropped = drop(registry, name, notice, f"{_user()}@{host_name()}")
+    what = f"{dropped.action} {dropped.resource}, from {dropped.sender}"
+    line.output.say(f"{notice} is dropped: {what}")
+    if line.output.wants_json:
+        line.output.value({"id": notice, "node": name})
+
+
 def _names(registry: Registry) -> list[str]:
     """Return the live nodes, and those that are down and have a queue."""
     from flock.notice import QUEUES
@@ -87,38 +116,29 @@ def _rows(
     try:
         manager = fleet[name]["resource_manager"]
     except NodeNotFound:
-        queued = _queued(fleet.registry, name)
-        if not queued and not _is_known(fleet.registry, name):
+        from flock.ctl.notice_queues import queued_rows
+
+        queued = queued_rows(fleet.registry, name)
+        if was_seen(fleet.registry, name):
+            line.output.say(f"flockctl: {name} is down: only its queue in the registry is seen")
+        elif queued:
+            line.output.say(
+                f"flockctl: {name} was never seen: is the name right? Else drop what waits for"
+                f" it, as in `flockctl notices {name} --drop {queued[0]['id']}`"
+            )
+        else:
             raise
-        line.output.say(f"flockctl: {name} is down: only its queue in the registry is seen")
         return [] if dead else queued
     rows: list[dict[str, Any]] = manager.notices(dead=dead, all_of_them=all_of_them)
     return rows
 
 
-def _queued(registry: Registry, name: str) -> list[dict[str, Any]]:
-    from flock.notice import NOTICE, Notice, queue_of
-    from registry.contract import MAX_QUEUE_LENGTH
-
-    rows: list[dict[str, Any]] = []
-    for entry in registry.entries(queue_of(name), limit=MAX_QUEUE_LENGTH):
-        try:
-            notice = Notice.from_data(entry.value)
-        except ValueError:
-            continue
-        if notice.kind == NOTICE:
-            rows.append(notice.row("waiting"))
-    return rows
-
-
-def _is_known(registry: Registry, name: str) -> bool:
-    """Say whether there is, or was, a node of this name."""
-    from flock.node_objects import NodeObjects
-
-    return registry.presence(name) is not None or NodeObjects(registry).read(name) is not None
-
-
 def _show(line: CommandLine, rows: Sequence[dict[str, Any]]) -> None:
+    from flock.ctl.notice_queues import waited
+
+    now = datetime.datetime.now(datetime.UTC)
+    for row in rows:
+        row["waited"] = waited(row, now)
     if line.output.wants_json:
         line.output.value(rows)
         return
@@ -126,7 +146,7 @@ def _show(line: CommandLine, rows: Sequence[dict[str, Any]]) -> None:
         line.output.say("no notices")
         return
     line.output.table(
-        ("ID", "FROM", "TO", "ACTION", "RESOURCE", "STATE", "TRIES", "CREATED", "ERROR"),
+        ("ID", "FROM", "TO", "ACTION", "RESOURCE", "STATE", "TRIES", "CREATED", "WAITED", "ERROR"),
         (
             (
                 row["id"],
@@ -137,6 +157,7 @@ def _show(line: CommandLine, rows: Sequence[dict[str, Any]]) -> None:
                 row["state"],
                 row["tries"],
                 row["created"],
+                "" if row["waited"] is None else f"{row['waited']:.0f} s",
                 ", ".join(each for each in (row["error"], row["mark"]) if each),
             )
             for row in rows
@@ -163,7 +184,7 @@ def notify(line: CommandLine, node: str, resource: str, action: str) -> None:
     check_wish(name, resource, action)
     registry = line.open_registry()
     try:
-        if not _is_known(registry, name):
+        if not was_seen(registry, name):
             raise NodeNotFound(f"no node {name!r} in {registry.url}")
         notice = Notice(
             id=secrets.token_hex(10),
@@ -200,7 +221,7 @@ def subscriptions(line: CommandLine, node: str | None) -> None:
     registry = line.open_registry()
     try:
         rows = all_of(registry, name)
-        if name is not None and not rows and not _is_known(registry, name):
+        if name is not None and not rows and not was_seen(registry, name):
             raise NodeNotFound(f"no node {name!r} in {registry.url}")
     finally:
         registry.close()

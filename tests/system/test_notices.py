@@ -480,7 +480,7 @@ def test_notices_are_sent_and_seen_from_the_command_line(fleet):
         (done,) = flockctl("notices", "bender1", "--all", "--json").value
         assert (done["id"], done["state"]) == (sent.value["id"], "done")
         assert " ".join(done) == (
-            "id from to resource action timing state tries created trail error mark"
+            "id from to resource action timing state tries created trail error mark waited"
         )
 
         (row,) = flockctl("subscriptions", "--json").value
