@@ -14,6 +14,8 @@ import threading
 import time
 from collections.abc import Callable
 
+from flock.errors import UsageError
+
 logger = logging.getLogger(__name__)
 
 _SWEEP_AT = 1000  # timers; fewer are not worth to be looked through
@@ -85,9 +87,13 @@ class Clock:
             seconds: until the first time, 0 or more.
             due: must return at once; called on the clock's thread.
             interval: above 0; None for once.
+
+        Raises:
+            UsageError: they are no such numbers.
         """
-        if seconds < 0 or (interval is not None and interval <= 0):
-            raise ValueError("a timer wants seconds of 0 or more, and an interval above 0")
+        # Asked so that NaN is refused, too: it has no place among what is due.
+        if not seconds >= 0 or (interval is not None and not interval > 0):
+            raise UsageError("a timer wants seconds of 0 or more, and an interval above 0")
         timer = Timer(due, interval)
         with self._changed:
             if len(self._waiting) >= self._sweep_at:
@@ -127,7 +133,7 @@ class Clock:
                 when, _, timer = self._waiting[0]
                 left = when - time.monotonic()
                 if left > 0:
-                    self._changed.wait(left)
+                    self._changed.wait(min(left, threading.TIMEOUT_MAX))
                     continue
                 heapq.heappop(self._waiting)
                 if timer.interval is not None:

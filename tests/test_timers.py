@@ -6,6 +6,7 @@ import threading
 
 import pytest
 
+from flock.errors import UsageError
 from flock.timers import Clock, Timer
 
 
@@ -21,6 +22,26 @@ def test_one_that_cannot_be_handed_over_ends_none_of_the_others(
     clock.start(0.05, lambda _: done.set())
     assert done.wait(5)
     assert "can't start new thread" in caplog.text
+
+
+@pytest.mark.parametrize("seconds", [float("inf"), 1e12])
+def test_one_that_is_due_in_no_time_a_thread_can_wait_ends_none_of_the_others(
+    seconds: float,
+) -> None:
+    clock, done = Clock(), threading.Event()
+    never = clock.start(seconds, lambda _: None)
+    clock.start(0.05, lambda _: None)
+    clock.start(0.1, lambda _: done.set())
+    assert done.wait(5)
+    clock.discard([never])
+
+
+@pytest.mark.parametrize("seconds", [float("nan"), -1])
+def test_what_is_no_time_is_refused(seconds: float) -> None:
+    with pytest.raises(UsageError, match="a timer wants seconds"):
+        Clock().start(seconds, lambda _: None)
+    with pytest.raises(UsageError, match="a timer wants seconds"):
+        Clock().start(1.0, lambda _: None, seconds)
 
 
 def test_what_is_cancelled_long_before_it_is_due_is_not_kept() -> None:
