@@ -34,7 +34,7 @@ runs (`ConvergeError`).
     │ ├ CallCancelled        -                           no or yes     4
     │ ├ ActorDead            -                           no or yes     4
     │ ├ OverloadedError      -                           no            6
-    │ ├ DeadlockError        -                           no            6
+    │ ├ DeadlockError        -                           no or yes     6
     │ ├ BusyError            -                           no            6
     │ ├ NotLetIn             PermissionError             no            7
     │ ├ VersionMismatch      -                           no            4
@@ -234,6 +234,8 @@ class DeadlockError(CallError):
     """A circle of calls that would wait for ever.
 
     Attributes:
+        may_have_run: True only of chains that crossed: this call had begun, and
+            waited for another one.
         chain: the calls of the circle, first caller first, as `node/actor`.
     """
 

@@ -267,6 +267,8 @@ class Flock:
             RegistryUnavailable: that cannot be known now.
         """
         node = self._joined()
+        if not isinstance(name, str):
+            raise NodeNotFound(f"{name!r:.80} is no node's name, which is text")
         note("presence", name)
         if name != node.identity.name and node.directory.find(name) is None:
             raise NodeNotFound(f"no node {name!r} in {node.registry.url}")

@@ -6,7 +6,7 @@ again, without a new look-up, when the node comes back at another address.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from types import EllipsisType
 from typing import Any, Protocol
@@ -15,7 +15,14 @@ from flock.actor import PROXY_WORDS, Actor
 from flock.batch import Batch
 from flock.calls import CallOptions, Calls
 from flock.context import current
-from flock.errors import CallError, EncodeError, MethodNotFound, RegistryError, UsageError
+from flock.errors import (
+    ActorNotFound,
+    CallError,
+    EncodeError,
+    MethodNotFound,
+    RegistryError,
+    UsageError,
+)
 from flock.future import Future
 from flock.monitors import Down, Monitor
 from registry.contract import Lock, LockLost, LockState, PresenceRecord, Registry
@@ -264,12 +271,31 @@ class NodeProxy:
         return self._name
 
     def __getitem__(self, actor: str) -> ActorProxy:
-        """Return an actor by name; whether it exists is known when it is called."""
+        """Return an actor by name; whether it exists is known when it is called.
+
+        Raises:
+            ActorNotFound: that is no text, and so no actor's name.
+        """
         proxy = self._actors.get(actor)
         if proxy is None:
+            if not isinstance(actor, str):
+                raise ActorNotFound(f"{actor!r:.80} is no actor's name, which is text")
             proxy = ActorProxy(self._runtime, self._name, actor, self._options)
             self._actors[actor] = proxy
         return proxy
+
+    def __contains__(self, actor: object) -> bool:
+        """Say whether the node has an actor of this name, as the registry knows it.
+
+        Raises:
+            NodeNotFound: there is no such node.
+            RegistryUnavailable: that cannot be known.
+        """
+        return actor in self.record.actors
+
+    def __iter__(self) -> Iterator[str]:
+        """Iterate over the names of its actors, as the registry knows them; raises as `in` does."""
+        return iter(self.record.actors)
 
     def actors(self) -> list[str]:
         """Return the names of the node's actors, asking the node.

@@ -340,6 +340,23 @@ def test_a_timeout_that_is_no_number_of_seconds_is_refused(pair: Pair, timeout: 
         pair.target.options(timeout=timeout)
 
 
+@pytest.mark.parametrize("odd", [5, None, b"target", ("target",)])
+def test_what_is_no_text_names_neither_node_nor_actor(pair: Pair, odd: Any) -> None:
+    with pytest.raises(ActorNotFound, match="no actor's name") as caught:
+        pair.there[odd]
+    assert caught.value.may_have_run is False
+    with pytest.raises(NodeNotFound, match="no node's name"):
+        pair.here[odd]
+    assert odd not in pair.here
+    assert odd not in pair.there
+
+
+def test_the_actors_of_a_node_are_known_without_asking_it(pair: Pair) -> None:
+    assert "target" in pair.there
+    assert "nobody" not in pair.there
+    assert sorted(pair.there) == pair.there.actors()
+
+
 def test_an_unknown_actor_is_refused_and_says_which_there_are(pair: Pair) -> None:
     began = time.monotonic()
     with pytest.raises(ActorNotFound, match=r"'nobody'.*target") as caught:
