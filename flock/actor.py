@@ -21,7 +21,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
 import pykka
 
 from flock.context import current
-from flock.errors import ActorDead, FlockError, UsageError
+from flock.errors import ActorDead, FlockError, NodeDownError, NodeNotFound, UsageError
 from flock.future import Future
 from flock.timers import Timer, clock
 
@@ -65,6 +65,43 @@ class Cancellable(Protocol):
         """End it; twice is harmless."""
 
 
+class Watch:
+    """A monitor that an actor has set; what it says waits in the actor's inbox for its turn.
+
+    Once it was cancelled that is not said any more.
+    """
+
+    def __init__(self, other: Any, soon: Callable[..., None], told: Callable[[Any], Any]) -> None:
+        """Set it.
+
+        Args:
+            other: a proxy of an actor or a node.
+            soon: has something run on the actor's thread.
+            told: called there with a `flock.monitors.Down`.
+
+        Raises:
+            CallError: there is no way there; nothing was set.
+        """
+        self._told = told
+        self._is_over = False
+        self._monitor: Cancellable = other.monitor(lambda down: soon(self._tell, down))
+
+    @property
+    def is_over(self) -> bool:
+        """True once it was cancelled, or has told."""
+        return self._is_over
+
+    def cancel(self) -> None:
+        """End it."""
+        self._is_over = True
+        self._monitor.cancel()
+
+    def _tell(self, down: Any) -> None:
+        if not self._is_over:
+            self._is_over = True
+            self._told(down)
+
+
 class Home(Protocol):
     """Where a registered actor lives."""
 
@@ -104,7 +141,7 @@ class Actor(pykka.ThreadingActor):
     _belongings: list[Cancellable] | None = None
     _look_through_at = _FEW_BELONGINGS
     _has_moved_out = False
-    _links: dict[Any, Cancellable] | None = None
+    _links: dict[Any, Watch] | None = None
     _promised: set[Future[Any]] | None = None
 
     @staticmethod
@@ -202,9 +239,13 @@ class Actor(pykka.ThreadingActor):
     def after(self, seconds: float, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Timer:
         """Have a method of this actor run once, `seconds` from now; returns what cancels it."""
 
+        def run(timer: Timer) -> None:
+            if not timer.is_cancelled:  # nor was it while this waited in the inbox
+                timer.cancel()
+                method(*args, **kwargs)
+
         def due(timer: Timer) -> None:
-            timer.cancel()
-            self.soon(method, *args, **kwargs)
+            self.soon(run, timer)
 
         timer: Timer = self._own(clock.start(seconds, due))
         return timer
@@ -218,7 +259,7 @@ class Actor(pykka.ThreadingActor):
         """
         waits = False
 
-        def run() -> None:
+        def run(timer: Timer) -> None:
             nonlocal waits
             try:
                 if not timer.is_cancelled:
@@ -226,11 +267,11 @@ class Actor(pykka.ThreadingActor):
             finally:
                 waits = False
 
-        def due(_: Timer) -> None:
+        def due(timer: Timer) -> None:
             nonlocal waits
             if not waits:
                 waits = True
-                self.soon(run)
+                self.soon(run, timer)
 
         timer: Timer = self._own(clock.start(interval, due, interval))
         return timer
@@ -260,8 +301,8 @@ class Actor(pykka.ThreadingActor):
             other: a proxy of an actor or a node.
             method: takes a `flock.monitors.Down`.
         """
-        monitor: Cancellable = self._own(other.monitor(lambda down: self.soon(method, down)))
-        return monitor
+        watch: Cancellable = self._own(Watch(other, self.soon, method))
+        return watch
 
     def link(self, other: Any) -> None:
         """Share the fate of another actor: when one crashes, so does the other.
@@ -285,7 +326,7 @@ class Actor(pykka.ThreadingActor):
         links = self._links if self._links is not None else {}
         self._links = links
         if other not in links:
-            links[other] = other.monitor(lambda down: self.soon(self._linked_is_gone, other, down))
+            links[other] = Watch(other, self.soon, lambda down: self._linked_is_gone(other, down))
 
     def take_link(self, other: Any, gone: Callable[[FlockError], Any]) -> None:
         """Take the far half of a link, or hear that the other is gone already.
@@ -300,9 +341,14 @@ class Actor(pykka.ThreadingActor):
             self._hear_of_end(gone(error))
 
     def unlink(self, other: Any) -> None:
-        """End a link, on both sides."""
+        """End a link, on both sides; harmless if there is none, or the other is gone.
+
+        Raises:
+            CallError: the other could not be told; this side is ended.
+        """
         self.leave_link(other)
-        self.flock.unlink_back(other, self._at_home().name)
+        with contextlib.suppress(NodeDownError, NodeNotFound):  # what is gone has no half
+            self.flock.unlink_back(other, self._at_home().name)
 
     def leave_link(self, other: Any) -> None:
         """Give up the near half of a link."""

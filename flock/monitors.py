@@ -84,17 +84,21 @@ class Monitors:
     """The monitors this process has set, and those that others have set on its actors."""
 
     def __init__(
-        self, codec: Codec, has_actor: Callable[[str], bool], new_number: Callable[[], int]
+        self,
+        codec: Codec,
+        absence: Callable[[str], tuple[str, bool] | None],
+        new_number: Callable[[], int],
     ) -> None:
         """Make it empty.
 
         Args:
             codec: turns messages into bytes.
-            has_actor: whether an actor of this name runs here.
+            absence: says why no actor of this name runs here, and whether it
+                crashed; None if one does, or its end is about to be told.
             new_number: gives a number that no call of ours has.
         """
         self._codec = codec
-        self._has_actor = has_actor
+        self._absence = absence
         self._new_number = new_number
         self._mine: dict[int, Monitor] = {}
         self._others: dict[str, dict[tuple[str, int], Any]] = {}
@@ -205,9 +209,12 @@ class Monitors:
                 peer.serving.add(number)
         if is_full:
             self._tell(peer, number, actor, f"it has {MAX_WATCHERS} monitors already", crashed=True)
-        elif not self._has_actor(actor) and self._forget(peer, number, actor):
+            return
+        absence = self._absence(actor)
+        if absence is not None and self._forget(peer, number, actor):
             # Only him: the others are about to hear what it ended of.
-            self._tell(peer, number, actor, "there is no such actor", crashed=True)
+            reason, crashed = absence
+            self._tell(peer, number, actor, reason, crashed=crashed)
 
     def _forget(self, peer: Any, number: int, actor: str) -> bool:
         """Forget a monitor of a peer; False if he was told just now."""

@@ -25,7 +25,14 @@ from flock.announcer import Announcer
 from flock.calls import Calls
 from flock.directory import Directory
 from flock.dispatch import Dispatcher
-from flock.errors import BadArguments, FlockError, NodeDownError, NodeNotFound, UsageError
+from flock.errors import (
+    ActorNotFound,
+    BadArguments,
+    FlockError,
+    NodeDownError,
+    NodeNotFound,
+    UsageError,
+)
 from flock.failures import error_of
 from flock.lanes import lane_socket, monitor_event
 from flock.messages import (
@@ -59,6 +66,7 @@ from registry.contract import (
     NameTaken,
     PresenceRecord,
     Registry,
+    SessionState,
     is_node_name,
 )
 from registry.processes import this_process
@@ -196,7 +204,7 @@ class Node:
         self.supervisor = Supervisor(self, self.announcer.changed)
         self.monitors = Monitors(
             self._codec,
-            lambda actor: bool(self.supervisor.instances(actor)),
+            self.supervisor.absence,
             self.calls.new_number,
         )
         self.supervisor.on_end(self.monitors.actor_over)
@@ -271,10 +279,15 @@ class Node:
                 failures = self._reader.socket.get_monitor_socket(FAILURES)
                 self._admission.start(self._key_removed, failures)
             self._reader.start()
+            self.registry.on_state(self._on_session)
         except BaseException:
             self._abandon()
             raise
         self.announcer.start()
+
+    def _on_session(self, state: SessionState) -> None:
+        if state is SessionState.CONNECTED:
+            self.topics.subscribers.back()
 
     def _enter_key(self) -> None:
         """Let ourselves in.
@@ -571,12 +584,19 @@ class Node:
     # --- links and what a node answers
 
     def _link(self, actor: str, other: Any) -> bool:
-        """Take the far half of a link; say whether there is such an actor."""
+        """Take the far half of a link; say whether that actor can be linked.
+
+        Raises:
+            ActorNotFound: there is no such actor.
+            ActorDead: it does not run.
+        """
         node, name = _actor_of(other)
 
         def gone(error: FlockError) -> Down:
             return Down(node, name, f"it cannot be watched: {error}", crashed=True)
 
+        if self.supervisor.get(actor) is None:
+            raise ActorNotFound(f"no actor {actor!r} at {self.identity.name}")
         instances = [
             each.actor for each in self.supervisor.instances(actor) if isinstance(each.actor, Actor)
         ]

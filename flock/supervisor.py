@@ -67,6 +67,7 @@ class _Place:
         self.restarts = 0
         self.last_error = ""
         self.plan = 0  # grows with each crash that decides about it
+        self.ended_with = ""  # the crash of another that it shares the fate of
 
     @property
     def is_running(self) -> bool:
@@ -126,13 +127,17 @@ class Group:
             supervisor: whose actors these are.
             strategy: who is started anew with a crashed actor.
             max_restarts: crashes within `within` seconds before all are given up.
-            within: seconds.
+            within: seconds, above 0.
 
         Raises:
-            UsageError: there is no such strategy.
+            UsageError: there is no such strategy, or a limit is no such number.
         """
         if strategy not in STRATEGIES:
             raise UsageError(f"strategy is one of {', '.join(STRATEGIES)}, not {strategy!r}")
+        if not _is_whole(max_restarts) or max_restarts < 0:
+            raise UsageError(f"max_restarts is {max_restarts!r}; wanted is a count, 0 or more")
+        if not _is_above_0(within):
+            raise UsageError(f"within is {within!r}; wanted is a number of seconds above 0")
         self.strategy = strategy
         self.max_restarts = max_restarts
         self.within = within
@@ -154,6 +159,10 @@ class Group:
         """Forget an actor that ended or was removed."""
         if place in self._places:
             self._places.remove(place)
+
+    def members(self) -> list[_Place]:
+        """Return all of its actors, in order."""
+        return list(self._places)
 
     def shares_fate_of(self, crashed: _Place) -> list[_Place]:
         """Return who is started anew with a crashed actor, itself included, in order."""
@@ -243,8 +252,8 @@ class Supervisor:
             UsageError: as for `add`, or `size` is below 1.
         """
         _check_name(name)
-        if size < 1:
-            raise UsageError(f"a pool has at least 1 actor, not {size}")
+        if not _is_whole(size) or size < 1:
+            raise UsageError(f"a pool has at least 1 actor, not {size!r}")
         members: list[_Place] = []
         try:
             for number in range(1, size + 1):
@@ -287,6 +296,7 @@ class Supervisor:
                 raise _NotWanted(f"actor {place.name!r} was removed while it was made")
             self._stopped.pop(place.name, None)
             place.hosted = hosted
+            place.ended_with = ""
             place.state = "running"
             hosted.start()
         return hosted
@@ -312,14 +322,35 @@ class Supervisor:
             raise ActorDead(f"actor {name!r} is {state}", may_have_run=False)
         return hosted
 
+    def absence(self, name: str) -> tuple[str, bool] | None:
+        """Say why nothing runs under a name, and whether it crashed.
+
+        None if something does, or has just ended: then its end is about to be told.
+        """
+        with self._lock:
+            places = self._named(name)
+            if any(each.state == "running" for each in places):
+                return None
+            if places:
+                reasons = {
+                    f"it is {each.state}" + (f": {each.last_error}" if each.last_error else "")
+                    for each in places
+                }
+                return "; ".join(sorted(reasons)), True
+            is_known = name in self._stopped or name in self._pools
+        return ("it was stopped", False) if is_known else ("there is no such actor", True)
+
+    def _named(self, name: str) -> list[_Place]:
+        """Return the places behind a name: one, a pool's, or none; the lock is held."""
+        pool = self._pools.get(name)
+        place = self._places.get(name)
+        return list(pool.members) if pool is not None else [place] if place is not None else []
+
     def instances(self, name: str) -> list[HostedActor]:
         """Return the running instances behind a name: one, a pool's workers, or none."""
         with self._lock:
-            pool = self._pools.get(name)
-            places = pool.members if pool is not None else [self._places.get(name)]
-        return [
-            each.hosted for each in places if each is not None and each.hosted and each.is_running
-        ]
+            places = self._named(name)
+        return [each.hosted for each in places if each.hosted and each.is_running]
 
     def names(self) -> list[str]:
         """Return the registered names, sorted; a pool counts as one."""
@@ -343,9 +374,12 @@ class Supervisor:
     def _ended(self, hosted: HostedActor, error: BaseException | None) -> None:
         """Decide what becomes of a name whose actor is over."""
         reason = "stopped" if error is None else f"{type(error).__name__}: {error}"
+        crashed = error is not None
         with self._lock:
             place = self._places.get(hosted.name)
             is_ours = place is not None and place.hosted is hosted and not self._closing
+            if place is not None and is_ours and error is None and place.ended_with:
+                reason, crashed = place.ended_with, True  # not of its own will
             if place is not None and is_ours and place.state == "running":
                 if error is None:
                     self._forget(place)
@@ -356,8 +390,8 @@ class Supervisor:
             # Of a node that leaves, the callers hear from itself.
             hosted.actor.break_promises(reason)
         if self._ended_listener is not None:
-            self._ended_listener(hosted.name, reason, error is not None)
-        self._tell_of_pool(hosted.name, reason, crashed=error is not None)
+            self._ended_listener(hosted.name, reason, crashed)
+        self._tell_of_pool(hosted.name, reason, crashed=crashed)
         if is_ours:
             self._changed()
 
@@ -390,11 +424,15 @@ class Supervisor:
     def _plan_restart(self, crashed: _Place) -> None:
         """Have a crashed actor, and who shares its fate, started anew; the lock is held."""
         group = crashed.group
-        places = group.shares_fate_of(crashed)
         pause = group.pause_after_crash(is_stock=crashed.is_stock)
+        # The limit is the whole group's, whoever of it crashed.
+        places = group.members() if pause is None else group.shares_fate_of(crashed)
         if pause is None:
             logger.error(
-                "actor %r crashed more than %d times in %g s and is given up: %s",
+                "actor %r crashed more than %d times in %g s and is given up: %s"
+                if len(places) == 1
+                else "actor %r crashed, in its group more than %d times in %g s: "
+                "all of that are given up: %s",
                 crashed.name,
                 group.max_restarts,
                 group.within,
@@ -411,6 +449,8 @@ class Supervisor:
             place.plan += 1
             place.state = _GIVEN_UP if pause is None else f"starting anew in {pause:g} s"
             if place is not crashed and place.hosted is not None:
+                news = f"{crashed.name!r} of its group crashed: {crashed.last_error}"
+                place.ended_with = place.last_error = news
                 place.hosted.stop()
         if pause is not None:
             plans = [(place, place.plan) for place in places]
@@ -484,10 +524,20 @@ class Supervisor:
         return _stop(places[::-1], timeout)
 
 
-def _check_name(name: str) -> None:
-    if not name or len(name) > MAX_NAME_BYTES or "/" in name:
+def _is_whole(number: Any) -> bool:
+    return isinstance(number, int) and not isinstance(number, bool)
+
+
+def _is_above_0(number: Any) -> bool:
+    return isinstance(number, int | float) and number > 0  # as NaN is not
+
+
+def _check_name(name: Any) -> None:
+    is_name = isinstance(name, str) and name.isprintable() and "/" not in name
+    if not is_name or not 0 < len(name.encode()) <= MAX_NAME_BYTES:
         raise UsageError(
-            f"{name!r} cannot be an actor's name: 1 to {MAX_NAME_BYTES} characters without '/'"
+            f"{name!r:.300} cannot be an actor's name: "
+            f"1 to {MAX_NAME_BYTES} bytes of printable characters without '/'"
         )
 
 

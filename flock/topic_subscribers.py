@@ -17,12 +17,14 @@ from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any
 
-from flock.errors import RegistryError
+from flock.errors import RegistryError, UsageError
+from flock.timers import Timer, clock
 from registry.contract import Cancel, Registry
+from registry.records import quote
 
 logger = logging.getLogger(__name__)
 
-_LOOK_AGAIN = 10.0  # seconds until the entry for one unwanted topic is looked at again
+_LOOK_AGAIN = 10.0  # seconds until an entry of ours is looked at again
 _MAX_LOOKS = 20  # topics
 
 MAX_WAITING = 1000
@@ -30,8 +32,15 @@ MAX_WAITING = 1000
 
 
 def topic_path(topic: str) -> str:
-    """Return under which path of the registry those who want a topic are listed."""
-    return f"topics/{topic}"
+    """Return under which path of the registry those who want a topic are listed.
+
+    Raises:
+        UsageError: it is no text.
+    """
+    if not isinstance(topic, str):
+        raise UsageError(f"a topic is text, not {topic!r:.80}")
+    # Quoted here, too, since a topic may be empty or hold what separates the parts of a path.
+    return f"topics/{quote(topic)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,10 +180,15 @@ class TopicSubscribers:
         self._mine: dict[str, list[Subscription]] = {}
         self._heard: dict[tuple[str, str], int] = {}
         self._ears: dict[str, Callable[[str, Any], None]] = {}
+        self._listed: set[str] = set()
+        # Held while an entry is written or taken out: of two threads that do, the later one wins.
+        self._listing = threading.Lock()
+        self._second_look: Timer | None = None
         # When the entry for a topic that nobody here wants is looked at again.
         self._next_look: dict[str, float] = {}
         self._to_look_at: SimpleQueue[str | None] = SimpleQueue()
         self._looking: threading.Thread | None = None
+        self._is_closed = False
         self._lock = threading.RLock()
 
     def subscribe(
@@ -193,14 +207,13 @@ class TopicSubscribers:
 
         Raises:
             RegistryUnavailable: nobody could be told.
+            UsageError: the topic is no text.
         """
         with self._lock:
             subscription = Subscription(self, topic, callback, run)
-            first = topic not in self._mine
             self._mine.setdefault(topic, []).append(subscription)
         try:
-            if first:
-                self._registry.write(f"{topic_path(topic)}/{self._name}", self._generation)
+            self._list(topic)
         except BaseException:
             subscription.cancel()
             raise
@@ -219,7 +232,17 @@ class TopicSubscribers:
             # What is still sent is not missed by who subscribes later.
             for key in [key for key in list(self._heard) if key[1] == subscription.topic]:
                 self._heard.pop(key, None)
-        self.withdraw(subscription.topic, self._name)
+        self._list(subscription.topic)
+
+    def _list(self, topic: str) -> None:
+        """Have the registry list us for a topic if somebody here wants it, and only then."""
+        with self._listing:
+            if topic in self._mine and topic not in self._listed:
+                self._registry.write(f"{topic_path(topic)}/{self._name}", self._generation)
+                self._listed.add(topic)
+            elif topic not in self._mine and topic in self._listed:
+                self._listed.discard(topic)
+                self.withdraw(topic, self._name)
 
     def withdraw(self, topic: str, name: str) -> None:
         """Take an entry out of the registry: ours, or that of a process that is gone."""
@@ -275,26 +298,61 @@ class TopicSubscribers:
             self._next_look.clear()
         self._next_look[topic] = now + _LOOK_AGAIN
         if self._to_look_at.qsize() < _MAX_LOOKS:
+            self._look_soon(topic)
+
+    def back(self) -> None:
+        """Have all our entries looked at, and once more later: the registry is there again.
+
+        Whoever published while we were not listed as alive took us for dead, and may
+        do so until our presence is read everywhere.
+        """
+        with self._lock:
+            topics = list(self._mine)
+            if not topics or self._is_closed:
+                return
+            if self._second_look is None or self._second_look.is_over:
+                self._second_look = clock.start(_LOOK_AGAIN, lambda _: self._look_again())
+        for topic in topics:
+            self._look_soon(topic)
+
+    def _look_again(self) -> None:
+        with self._lock:
+            topics = list(self._mine)
+        for topic in topics:
+            self._look_soon(topic)
+
+    def _look_soon(self, topic: str) -> None:
+        with self._lock:
+            if self._is_closed:
+                return
             self._to_look_at.put(topic)
-        if self._looking is None:
-            self._looking = threading.Thread(
-                target=self._look_at_entries, name="flock-topics", daemon=True
-            )
-            self._looking.start()
+            if self._looking is None:
+                self._looking = threading.Thread(
+                    target=self._look_at_entries, name="flock-topics", daemon=True
+                )
+                self._looking.start()
 
     def _look_at_entries(self) -> None:
         while True:
             topic = self._to_look_at.get()
             if topic is None:
                 return
-            path = f"{topic_path(topic)}/{self._name}"
             try:
-                entry = self._registry.read(path)
-                if entry is not None and entry.value != self._generation:
-                    # Of this version: somebody here may want the topic from now on.
-                    self._registry.delete(path, version=entry.version)
+                self._set_right(topic)
             except RegistryError as error:
                 logger.debug("what is listed for us on %r is not known: %s", topic, error)
+
+    def _set_right(self, topic: str) -> None:
+        """Have the entry for a topic stand if somebody here wants it, and only then."""
+        path = f"{topic_path(topic)}/{self._name}"
+        with self._listing:
+            entry = self._registry.read(path)
+            if topic not in self._mine:
+                if entry is not None:
+                    self._registry.delete(path, version=entry.version)
+            elif entry is None or entry.value != self._generation:
+                self._registry.write(path, self._generation)
+                self._listed.add(topic)
 
     def deliver(self, topic: str, publisher: str, value: Any) -> None:
         """Give a message to everybody here who wants it."""
@@ -314,7 +372,11 @@ class TopicSubscribers:
     def close(self) -> None:
         """End all subscriptions, and be listed nowhere."""
         with self._lock:
+            self._is_closed = True
+            second_look = self._second_look
             subscriptions = [each for group in self._mine.values() for each in group]
+        if second_look is not None:
+            clock.discard([second_look])
         for subscription in subscriptions:
             subscription.cancel()
         looking = self._looking

@@ -34,7 +34,7 @@ class Peer:
 
 def test_monitors_on_one_actor_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("flock.monitors.MAX_WATCHERS", 3)
-    monitors = Monitors(codec, lambda _: True, count(1).__next__)
+    monitors = Monitors(codec, lambda _: None, count(1).__next__)
     peer = Peer()
     for number in range(5):
         monitors.heard_watch(peer, number, "actor")
@@ -46,20 +46,20 @@ def test_monitors_on_one_actor_are_bounded(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_who_comes_while_an_actor_ends_leaves_the_others_their_reason() -> None:
-    runs = True
-    monitors = Monitors(codec, lambda _: runs, count(1).__next__)
+    runs, numbers = True, count(1).__next__
+    monitors = Monitors(codec, lambda _: None if runs else ("it was stopped", False), numbers)
     peer = Peer()
     monitors.heard_watch(peer, 1, "actor")
     runs = False
     monitors.heard_watch(peer, 2, "actor")
-    assert peer.sent == [[DOWN, 2, "there is no such actor", True]]
+    assert peer.sent == [[DOWN, 2, "it was stopped", False]]
     monitors.actor_over("actor", "ValueError: told to", crashed=True)
     assert peer.sent[1:] == [[DOWN, 1, "ValueError: told to", True]]
 
 
 def test_news_that_went_down_with_the_way_back_is_told_as_its_end() -> None:
-    there, us = Monitors(codec, lambda _: True, count(1).__next__), Peer()
-    here, them = Monitors(codec, lambda _: True, count(1).__next__), Peer()
+    there, us = Monitors(codec, lambda _: None, count(1).__next__), Peer()
+    here, them = Monitors(codec, lambda _: None, count(1).__next__), Peer()
     news: list[Down] = []
     here.watch(them, "held", news.append)
     lost = here.watch(them, "ended", news.append)
@@ -78,7 +78,7 @@ def test_news_that_went_down_with_the_way_back_is_told_as_its_end() -> None:
 
 
 def test_what_a_peer_watched_is_kept_until_it_has_a_new_lane() -> None:
-    monitors, peer = Monitors(codec, lambda _: True, count(1).__next__), Peer()
+    monitors, peer = Monitors(codec, lambda _: None, count(1).__next__), Peer()
     monitors.heard_watch(peer, 1, "actor")
     peer.state = "partitioned"
     monitors.peer_over(peer, "the connection broke", crashed=True)

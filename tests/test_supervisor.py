@@ -354,6 +354,72 @@ def test_an_actor_that_fails_in_on_start_for_ever_is_given_up(
     assert send(hosted(actors, "other"), "do", 1).next()[2] == 1
 
 
+def test_a_group_is_given_up_as_a_whole_whoever_of_it_crashed(
+    actors: Supervisor, quick: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    ends: list[tuple[str, str, bool]] = []
+    actors.on_end(lambda *told: ends.append(told))
+    group = Group(actors, "one_for_one", 1, 60.0)
+    for name in "abc":
+        actors.add(name, Worker, group=group)
+    actors.add("other", Worker)
+    send(hosted(actors, "a"), "crash", tell=True)
+    assert answers_again(actors, "a")
+    send(hosted(actors, "b"), "crash", tell=True)
+
+    def states() -> list[str]:
+        return [row(actors, name)["state"] for name in ("a", "b", "c", "other")]
+
+    expected = ["given up", "given up", "given up", "running"]
+    assert eventually(states, within=5, becomes=expected) == expected
+    assert "actor 'b' crashed, in its group more than 1 times in 60 s: all" in caplog.text
+    # They did not end of their own will.
+    told = ("c", "'b' of its group crashed: ValueError: told to", True)
+    assert eventually(lambda: told in ends, within=5)
+    assert actors.absence("c") == (f"it is given up: {told[1]}", True)
+
+
+def test_who_is_started_anew_with_another_did_not_end_of_its_own_will(
+    actors: Supervisor, quick: None
+) -> None:
+    ends: list[tuple[str, str, bool]] = []
+    actors.on_end(lambda *told: ends.append(told))
+    group = Group(actors, "one_for_all")
+    for name in "ab":
+        actors.add(name, Worker, group=group)
+    send(hosted(actors, "a"), "crash", tell=True)
+    told = ("b", "'a' of its group crashed: ValueError: told to", True)
+    assert eventually(lambda: told in ends, within=5)
+    assert answers_again(actors, "b")
+    hosted(actors, "b").stop()
+    assert eventually(lambda: ("b", "stopped", False) in ends, within=5)
+
+
+@pytest.mark.parametrize(
+    ("limit", "value"),
+    [("max_restarts", -1), ("max_restarts", 2.5), ("within", 0), ("within", float("nan"))],
+)
+def test_a_limit_that_is_none_is_refused(limit: str, value: Any) -> None:
+    with pytest.raises(UsageError, match=limit):
+        Group(Supervisor(Home()), **{limit: value})
+
+
+def test_why_nothing_runs_under_a_name_is_known(
+    actors: Supervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "FIRST_PAUSE", 20.0)
+    actors.add("a", Worker)
+    actors.add("b", Worker)
+    assert actors.absence("a") is None
+    send(hosted(actors, "a"), "crash", tell=True)
+    hosted(actors, "b").stop()
+    anew = ("it is starting anew in 20 s: ValueError: told to", True)
+    assert eventually(lambda: actors.absence("a"), within=5, becomes=anew) == anew
+    stopped = ("it was stopped", False)
+    assert eventually(lambda: actors.absence("b"), within=5, becomes=stopped) == stopped
+    assert actors.absence("c") == ("there is no such actor", True)
+
+
 def test_a_stock_actor_is_never_given_up(actors: Supervisor, quick: None) -> None:
     class Stillborn(Worker):
         made = 0

@@ -12,7 +12,7 @@ import msgpack
 import pytest
 
 from flock.errors import NodeDownError, NodeNotFound, RegistryUnavailable
-from flock.topic_subscribers import MAX_WAITING
+from flock.topic_subscribers import MAX_WAITING, topic_path
 from flock.topics import Gap, Topics
 from flock.wire import Codec
 from tests.support import eventually
@@ -191,6 +191,32 @@ def test_who_subscribes_anew_missed_nothing_of_what_came_before() -> None:
     assert heard == ["first", "anew", Gap(1), "after a loss"]
 
 
+def test_who_subscribes_while_another_one_leaves_is_listed() -> None:
+    begun, go_on = threading.Event(), threading.Event()
+    listed: set[str] = set()
+
+    def delete(path: str, version: int | None = None) -> None:
+        begun.set()
+        go_on.wait(10)
+        listed.discard(path)
+
+    registry: Any = quiet_registry()
+    registry.write, registry.delete = lambda path, _: listed.add(path), delete
+    topics = Topics(registry, Codec(), "here", "g", lambda _: None)
+    first = topics.subscribers.subscribe("news", lambda *_: None)
+    leaving = threading.Thread(target=first.cancel)
+    leaving.start()
+    assert begun.wait(5)
+    coming = threading.Thread(target=topics.subscribers.subscribe, args=("news", lambda *_: None))
+    coming.start()
+    coming.join(0.1)
+    go_on.set()
+    leaving.join(5)
+    coming.join(5)
+    assert listed == {"topics/news/here"}
+    topics.close()
+
+
 class DawdlingCodec(Codec):
     """Lets other threads go first before every second message."""
 
@@ -254,7 +280,7 @@ def test_of_many_topics_only_those_published_on_last_are_followed(
         topics.publisher.publish(f"job {number}", number)
         topics.publisher.publish("job 0", "again")
     assert sorted(there.watched) == [
-        f"topics/{topic}" for topic in ("job 0", "job 8", "job 9", "steps")
+        topic_path(topic) for topic in ("job 0", "job 8", "job 9", "steps")
     ]
     assert topics.publisher.publish("job 1", "still there") == 1
     channel("and this")

@@ -22,6 +22,7 @@ from flock.batch import Batch
 from flock.calls import CallOptions
 from flock.errors import (
     ActorDead,
+    ActorNotFound,
     BadArguments,
     CallError,
     DeadlockError,
@@ -36,6 +37,7 @@ from flock.monitors import Down
 from flock.proxy import ActorProxy
 from flock.topics import Gap
 from flock.wire import Codec
+from registry.contract import SessionState
 from tests.support import eventually
 from tests.system.zookeeper_faults import Proxy
 
@@ -68,6 +70,19 @@ class Notebook(Actor):
 
     def note_later(self, seconds: float, what: str) -> None:
         self.after(seconds, self.note, what)
+
+    def cancel_late(self, other: Any, meeting: str) -> None:
+        """Cancel a timer and a monitor whose news wait in the inbox already."""
+        timer = self.after(0.01, self.note, "the timer")
+        watch, link = self.monitor(other, self.saw), other
+        self.link(link)
+        other.boom.defer()
+        inbox: Any = self.actor_inbox
+        assert eventually(inbox.qsize, 10, becomes=3) == 3
+        timer.cancel()
+        watch.cancel()
+        self.unlink(link)
+        self.note(meeting)
 
     def note_often(self, interval: float, what: str) -> None:
         self.timers.append(self.every(interval, self.note, what))
@@ -292,6 +307,65 @@ def test_a_monitor_that_was_cancelled_says_nothing(pair: tuple[Flock, Flock]) ->
     here["there"]["book"].boom.defer()
     assert eventually(lambda: second, 5)
     assert news == []
+
+
+def test_what_waits_in_the_inbox_when_it_is_cancelled_is_not_begun(
+    pair: tuple[Flock, Flock],
+) -> None:
+    here, there = pair
+    here.supervise(Notebook, name="one")
+    there.supervise(Notebook, name="two")
+    one = here["here"]["one"]
+    one.options(timeout=20).cancel_late(here["there"]["two"], "all cancelled")
+    assert one.read() == ["all cancelled"]
+
+
+def test_a_link_to_who_is_gone_ends_without_an_error(registry_url: str, tmp_path: Path) -> None:
+    with node("here", registry_url, tmp_path) as here:
+        here.supervise(Survivor, name="survivor")
+        with node("there", registry_url, tmp_path) as there:
+            there.supervise(Notebook, name="book")
+            book = here["there"]["book"]
+            here["here"]["survivor"].tie(book)
+        eventually(lambda: "there" not in here, 10)
+        here["here"]["survivor"].untie(book)
+
+
+def test_an_actor_that_is_not_there_cannot_be_linked(pair: tuple[Flock, Flock]) -> None:
+    here, _ = pair
+    here.supervise(Notebook, name="one")
+    with pytest.raises(ActorNotFound, match="no actor 'nobody' at there"):
+        here["here"]["one"].tie(here["there"]["nobody"])
+    assert here["here"]["one"].read() == []
+
+
+def test_a_subscriber_that_was_taken_for_dead_hears_again(pair: tuple[Flock, Flock]) -> None:
+    here, there = pair
+    there.supervise(Notebook, name="book")
+    there["there"]["book"].listen("news")
+    here.registry.delete("topics/news/there")  # as a publisher does while it is not listed
+    assert here.publish("news", "unheard") == 0
+    there.node._on_session(SessionState.CONNECTED)
+    assert eventually(lambda: here.publish("news", "heard"), 5, becomes=1) == 1
+    assert eventually(there["there"]["book"].read, 5)[0] == ["here", "heard"]
+
+
+def test_a_topic_is_any_text(pair: tuple[Flock, Flock]) -> None:
+    here, there = pair
+    there.supervise(Notebook, name="book")
+    book = there["there"]["book"]
+    topics = ["", "/", "a//b", "a", "a/there", "..", "50%", "ü" * 200]
+    for topic in topics:
+        book.listen(topic)
+    for topic in topics:
+        assert here.publish(topic, topic) == 1
+    expected = [["here", topic] for topic in topics]
+    assert eventually(book.read, 5, becomes=expected) == expected
+    for odd in (5, None, b"news"):
+        with pytest.raises(UsageError, match="a topic is text"):
+            here.publish(odd, 1)  # type: ignore[arg-type]  # what is tested
+        with pytest.raises(UsageError, match="a topic is text"):
+            here.subscribe(odd, print)  # type: ignore[arg-type]
 
 
 def test_an_actor_keeps_nothing_of_monitors_and_timers_that_are_over(
