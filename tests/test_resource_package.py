@@ -259,6 +259,34 @@ def test_dnf_takes_versions_files_and_removals(site, rpms):
     assert "app" not in rpms.installed
 
 
+def test_a_name_that_an_installed_package_provides_is_there_for_dnf_too(site, rpms):
+    known = json.loads(rpms.path.read_text())
+    known["installed"] |= {"vim-minimal": "9-1", "other": "1-1"}
+    known["provides"] = {"vim-minimal": ["vi", "editor"], "other": ["vim"]}
+    rpms.path.write_text(json.dumps(known))
+
+    site.recipe("package('both', package_name=['vi', 'editor'], manager='dnf')")
+    assert states(site.converge()) == ["unchanged"]
+    assert rpms.orders == []
+
+    site.recipe("package('vi', manager='dnf', action='upgrade')")
+    assert states(site.converge()) == ["unchanged"]
+    known["offered"]["vim-minimal"] = "9-2"
+    rpms.path.write_text(json.dumps(known))
+    assert changes(site.converge()) == [["upgrade vi"]]
+    assert rpms.orders[-1] == ["-y", "upgrade", "vim-minimal"]
+    assert rpms.installed["vim-minimal"] == "9-2"
+    assert states(site.converge()) == ["unchanged"]
+
+    # A name that some package has for its own is that package's, as for dnf.
+    site.recipe("package('vim', manager='dnf')")
+    assert changes(site.converge()) == [["install vim"]]
+    assert states(site.converge()) == ["unchanged"]
+    # A version is that of a package of this name.
+    site.recipe("package('vi', version='9-2', manager='dnf')")
+    assert changes(site.converge(why_run=True)) == [["install vi 9-2"]]
+
+
 def test_dnf_itself_refuses_what_it_does_not_know(site, rpms):
     site.recipe("package('nobody', manager='dnf')")
 

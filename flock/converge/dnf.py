@@ -31,9 +31,31 @@ class Dnf(PackageManager):
                 found[name] = done.stdout.split()[-1]
         return found
 
-    def providers(self, names: Collection[str]) -> dict[str, set[str]]:  # noqa: ARG002
-        """Return nothing: rpm cannot say which of the names some package has for its own."""
-        return {}
+    def providers(self, names: Collection[str]) -> dict[str, set[str]]:
+        """Return what is installed in place of those names that no package has for its own.
+
+        rpm knows who provides a name; only dnf knows whether some package that
+        is not here is called so, and it is asked for nothing else.
+        """
+        found: dict[str, set[str]] = {}
+        for name in names:
+            done = self._run(
+                "rpm",
+                "--query",
+                "--whatprovides",
+                "--queryformat",
+                "%{NAME}\n",
+                "--",
+                name,
+                returns=None,
+            )
+            if done.exit_code == 0:
+                found[name] = set(done.stdout.split())
+        if found:
+            asked = ("-q", "repoquery", "--queryformat=%{name}\n", *found)
+            for own in set(self._run("dnf", *asked).stdout.split()):
+                found.pop(own, None)
+        return found
 
     def outdated(self, names: Collection[str]) -> set[str]:
         """Return those installed packages for which there is a newer version."""
@@ -67,13 +89,22 @@ class Dnf(PackageManager):
         """Install packages, each in a version, be it an older one, or the newest.
 
         Of a package that is there `install` without a version says that all is
-        well, and `upgrade` brings the newest.
+        well, and `upgrade` brings the newest: of what provides the name, if
+        that is how it is there.
         """
         installed = self.installed(packages)
+        missing = [name for name, version in packages.items() if version is None]
+        provided = self.providers([name for name in missing if name not in installed])
         wishes = {"install": list[str](), "upgrade": list[str]()}
         for name, version in packages.items():
-            verb = "upgrade" if version is None and name in installed else "install"
-            wishes[verb].append(name if version is None else f"{name}-{version}")
+            if version is not None:
+                wishes["install"].append(f"{name}-{version}")
+            elif name in installed:
+                wishes["upgrade"].append(name)
+            elif name in provided:
+                wishes["upgrade"].extend(sorted(provided[name]))
+            else:
+                wishes["install"].append(name)
         for verb, names in wishes.items():
             if names:
                 self._change(verb, names)

@@ -25,8 +25,7 @@ _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+~:_^*-]*")
 class Package(Resource):
     """One package or several, in one step.
 
-    A name that no package has for its own is installed with what provides it
-    (with apt).
+    A name that no package has for its own is installed with what provides it.
 
     Attributes:
         package_name: one or several; the resource's name by default.
