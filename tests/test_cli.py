@@ -80,6 +80,21 @@ def test_every_command_has_the_common_options(command, capsys):
     assert all(option in shown for option in ("--registry", "--timeout", "--json", "--debug"))
 
 
+def test_the_help_of_run_says_what_is_waited_for_and_what_lasts(capsys):
+    assert code_of("run", "--help") == 0
+
+    shown = " ".join(capsys.readouterr().out.split())
+    for said in (
+        "Converge each TARGET, a name or a pattern ('web*'), and wait for the ends.",
+        "--timeout SECONDS how long to wait for all of it (default: for ever)",
+        "--no-wait order the runs, do not wait for their ends",
+        "--override-run-list ITEMS for this run only, instead of the node's own run list;",
+        "--why-run name the changes, make none",
+        "--lock ID each node takes this lock for its own run",
+    ):
+        assert said in shown
+
+
 def test_the_version_is_said(capsys):
     assert code_of("--version") == 0
     assert capsys.readouterr().out == f"flockctl {__version__}\n"

@@ -36,3 +36,8 @@ def test_a_long_action_of_a_notice_is_shown_and_can_be_ended(alone):
     assert dead["error"].startswith("cancelled by ")
     assert dead["error"].endswith(": enough")
     assert alone("cancel", "bender0").err == "bender0: no run goes on\n"
+
+    assert alone("run", "bender0", "--why-run").code == 0
+    first, second = alone("runs", "bender0").out.splitlines()[1:]
+    assert "ok (why-run)" in first
+    assert "why-run" not in second

@@ -168,6 +168,15 @@ def test_an_address_that_is_not_ours_is_named(flockctl):
     assert "--listen" in wrong(ended)[0]["mend"]
 
 
+def test_an_interface_that_is_not_here_is_named(alone):
+    ended = alone("doctor", "--listen", "tcp://nosuch0:5000", "--json")
+    (row,) = wrong(ended)
+    assert row["found"] == (
+        "cannot listen at tcp://nosuch0:5000: this machine has no such address or interface"
+    )
+    assert row["mend"] == "is --listen an address of this machine, and its port free?"
+
+
 def test_a_key_that_the_registry_lost_is_named_here_and_on_the_way(visitor):
     assert own_key(visitor).ok
     visitor.registry.forget_key(visitor.node.identity.name)
