@@ -16,6 +16,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from flock.converge.chef_words import said_here
 from flock.converge.compile import RECIPE_WORDS, current_compilation
 from flock.converge.kinds import Kinds, stock_kind_names
 from flock.converge.locks import Held
@@ -128,7 +129,7 @@ def __getattr__(name: str) -> Any:
     if compilation is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     known = [*RECIPE_WORDS, *compilation.words, *kinds.names()]
-    raise RecipeError(f"unknown word or kind {name!r}{nearest(name, known)}")
+    raise RecipeError(f"unknown word or kind {name!r}{said_here(name) or nearest(name, known)}")
 
 
 def __dir__() -> list[str]:

@@ -196,6 +196,31 @@ def test_properties_of_an_own_kind_are_checked_too(site):
 
 
 @pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("[web]\nport = 80", "'web' is no level of attributes: write [default.web]"),
+        ("port = 80", "'port' is no level of attributes: write it below [default]"),
+        (
+            "[defualt]\nport = 80",
+            "unknown level of attributes: 'defualt' (did you mean 'default'?)",
+        ),
+    ],
+)
+def test_attributes_outside_the_levels_are_told_where_they_go(site, text, error):
+    path = site.write("cookbooks/cb/attributes/default.toml", text)
+    site.recipe("log('x')")
+
+    assert site.converge()["error"].startswith(f"{path}:1: {error}")
+
+
+def test_the_environment_has_its_name_of_chef_too(site):
+    site.recipe("file('{here}/x', content=node.chef_environment + node['chef_environment'])")
+
+    assert site.converge(environment="prod")["state"] == "ok"
+    assert site.text("x") == "prodprod"
+
+
+@pytest.mark.parametrize(
     ("line", "error"),
     [
         ("from flock.recipe import fiel", "unknown word or kind 'fiel' (did you mean 'file'?)"),
@@ -248,7 +273,24 @@ def test_properties_of_an_own_kind_are_checked_too(site):
         ("1 / 0", "ZeroDivisionError: division by zero"),
         ("nope", "NameError: name 'nope' is not defined"),
         ("raise SystemExit(3)", "SystemExit: 3"),
-        ("node['nope']", "KeyError: 'nope'"),
+        ("node['nope']", "no attribute 'nope'"),
+        ("node['kernel']['relase']", "no attribute 'relase' (did you mean 'release'?)"),
+        ("node.kernel", "node has no 'kernel': an attribute is read as node['kernel']"),
+        ("node.role('web')", "node has no 'role' (here: 'web' in node.roles)"),
+        ("node.zzz", "node has no 'zzz'"),
+        ("node.recipies", "node has no 'recipies' (did you mean 'recipes'?)"),
+        ("''.nope", "AttributeError: 'str' object has no attribute 'nope'"),
+        (
+            "search('node', 'roles:web')",
+            "NameError: name 'search' is not defined (here: FlockOfChefs.search('roles:web'))",
+        ),
+        (
+            "from flock.recipe import cookbook_file",
+            (
+                "unknown word or kind 'cookbook_file' (here: remote_file, with source= a path "
+                "below the cookbook's files/)"
+            ),
+        ),
         (
             "node.default['x'] = object()",
             "TypeError: x is a object: attributes hold plain data only",

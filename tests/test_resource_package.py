@@ -259,6 +259,16 @@ def test_dnf_takes_versions_files_and_removals(site, rpms):
     assert "app" not in rpms.installed
 
 
+def test_several_packages_may_be_the_name(site, rpms):
+    site.recipe("package(['bash', 'vim'], manager='dnf').notifies('run', 'execute[x]')\n"
+                "execute('x', command='true', action='nothing')")  # fmt: skip
+    report = site.converge()
+    assert report["resources"][0]["resource"] == "package[bash, vim]"
+    assert changes(report)[0] == ["install vim"]
+    place = site.recipe("package(['bash', 5], manager='dnf')")
+    assert failure(site.converge()) == f"{place}:2: package needs a name, a text, not ['bash', 5]"
+
+
 def test_a_name_that_an_installed_package_provides_is_there_for_dnf_too(site, rpms):
     known = json.loads(rpms.path.read_text())
     known["installed"] |= {"vim-minimal": "9-1", "other": "1-1"}

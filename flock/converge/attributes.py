@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import copy
 import datetime
+import difflib
 import json
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from sys import _getframe
@@ -25,8 +26,22 @@ _LARGE = 64 * 1024
 """Characters from which on it is noted where a value was written: it may be too much one day."""
 
 
+class MissingAttribute(KeyError):
+    """A table of attributes has no such key; says what is near."""
+
+    def __str__(self) -> str:
+        """Return the message as it is: a `KeyError` quotes it."""
+        return str(self.args[0])
+
+
 class ReadOnly(dict[str, Any]):
     """A table of merged attributes; plain data to read, refuses to be written."""
+
+    def __missing__(self, key: object) -> NoReturn:
+        """Say that it is not there."""
+        near = difflib.get_close_matches(str(key), self, n=1)
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        raise MissingAttribute(f"no attribute {key!r}{hint}")
 
     def _refuse(self, *_args: object, **_kwargs: object) -> NoReturn:
         """Say where attributes are written."""

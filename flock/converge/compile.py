@@ -15,8 +15,9 @@ from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
 
-from flock.converge.attributes import Attributes, ReadOnly, look_up
+from flock.converge.attributes import Attributes, MissingAttribute, ReadOnly, look_up
 from flock.converge.cancellation import Cancellation
+from flock.converge.chef_words import said_here
 from flock.converge.collection import Collection
 from flock.converge.cookbooks import Cookbooks
 from flock.converge.kinds import Kinds
@@ -324,6 +325,15 @@ def _translated(label: str, path: Path | None = None) -> Iterator[None]:
     except NameError as error:
         hint = _missing_import(error.name)
         raise RecipeError(f"NameError: {error}{hint}", _line_in(error, path) or label) from error
+    except MissingAttribute as error:
+        raise RecipeError(str(error), _line_in(error, path) or label) from error
+    except AttributeError as error:
+        instead_of = getattr(error.obj, "_instead_of", None)
+        if instead_of is None:
+            message = f"AttributeError: {error}"
+        else:
+            message = f"node has no {error.name!r}{instead_of(error.name)}"
+        raise RecipeError(message, _line_in(error, path) or label) from error
     except (Exception, SystemExit) as error:
         message = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         raise RecipeError(message, _line_in(error, path) or label) from error
@@ -335,7 +345,7 @@ def _missing_import(name: str | None) -> str:
     if compilation is None or name is None:
         return ""
     is_word = name in RECIPE_WORDS or name in compilation.words or compilation.kinds.has(name)
-    return f" (write: from flock.recipe import {name})" if is_word else ""
+    return f" (write: from flock.recipe import {name})" if is_word else said_here(name)
 
 
 def _line_in(error: BaseException, path: Path | None) -> str:

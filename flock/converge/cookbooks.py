@@ -91,6 +91,12 @@ class Cookbooks:
             RecipeError: no TOML, or something outside the levels.
         """
         tables = read_toml(path)
+        for key, value in tables.items():
+            if key not in WRITABLE_LEVELS and not nearest(key, WRITABLE_LEVELS):
+                written = f"[default.{key}]" if isinstance(value, dict) else "it below [default]"
+                raise RecipeError(
+                    f"{key!r} is no level of attributes: write {written}", _line_of(path, key)
+                )
         _check_keys(tables, WRITABLE_LEVELS, path, "level of attributes")
         for level, table in tables.items():
             if not isinstance(table, dict):

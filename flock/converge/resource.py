@@ -106,6 +106,14 @@ class Resource:
         """Say whether this kind has this action."""
         return action in cls.actions or action == "nothing"
 
+    @classmethod
+    def named(cls, given: object) -> tuple[object, dict[str, Any]]:
+        """Return the name that a recipe's first argument is, and properties that follow from it.
+
+        For a kind that can be named by more than one text.
+        """
+        return given, {}
+
     def check(self) -> None:
         """Refuse what cannot be, fill in what follows from other properties.
 
@@ -356,7 +364,8 @@ def declare(
         RecipeError: an unknown property or action, a value of the wrong type,
             or one that `check` refuses.
     """
-    name = str(name) if isinstance(name, PurePath) else name
+    name, implied = cls.named(str(name) if isinstance(name, PurePath) else name)
+    properties = {**implied, **properties}
     if not isinstance(name, str) or not name:
         raise RecipeError(f"{cls.kind} needs a name, a text, not {name!r}", where)
     label = f"{cls.kind}[{name}]"

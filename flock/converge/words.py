@@ -12,7 +12,9 @@ from types import ModuleType
 from typing import Any, NoReturn
 
 from flock.converge.attributes import Level
+from flock.converge.chef_words import said_of_node
 from flock.converge.compile import Compilation, current_compilation
+from flock.converge.properties import nearest
 from flock.converge.resource import Resource, place_of
 from flock.errors import RecipeError
 
@@ -86,6 +88,11 @@ class NodeWord(Mapping[str, Any]):
         return self._compilation().environment
 
     @property
+    def chef_environment(self) -> str:
+        """The same, by the name that Chef gives it."""
+        return self.environment
+
+    @property
     def run_list(self) -> list[str]:
         """What this run runs, as it was written."""
         return list(self._compilation().run_list)
@@ -125,6 +132,13 @@ class NodeWord(Mapping[str, Any]):
     def force_override(self) -> Level:
         """Above all but the machine's own facts, for this run."""
         return self._compilation().attributes.level("force_override")
+
+    def _instead_of(self, name: str) -> str:
+        """Say how what `node.name` was to mean is written."""
+        if name in self:
+            return f": an attribute is read as node[{name!r}]"
+        own = [each for each in dir(type(self)) if not each.startswith("_")]
+        return said_of_node(name) or nearest(name, own)
 
     @staticmethod
     def _compilation() -> Compilation:

@@ -32,7 +32,7 @@ MISTAKES = [
     ("watched", "log('x').subscribes('write', 'log[z]')", "2: log[x] names log[z], which no"),
     ("cookbook", "include_recipe('web')", "2: no cookbook 'web' in {here}/cookbooks"),
     ("recipe", "include_recipe('cb::god')", "2: cookbook 'cb' has no recipe 'god' (did you mean"),
-    ("exception", "node['web']['port']", "2: KeyError: 'web'"),
+    ("exception", "node['web']['port']", "2: no attribute 'web'"),
     ("attribute", "node['web'] = 80", "2: merged attributes are read only: write node.default['w"),
     ("exit", "raise SystemExit(3)", "2: SystemExit: 3"),
     ("node object", "node.normal['blob'] = 'x' * 5_000_000", "2: attribute 'blob' with its"),

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from flock.converge.apt import Apt
 from flock.converge.dnf import Dnf
@@ -26,6 +26,7 @@ class Package(Resource):
     """One package or several, in one step.
 
     A name that no package has for its own is installed with what provides it.
+    Several may be given as the resource's name, too: `package(['a', 'b'])`.
 
     Attributes:
         package_name: one or several; the resource's name by default.
@@ -46,6 +47,13 @@ class Package(Resource):
     manager: Literal["apt", "dnf"] | None = None
     options: list[str] | tuple[str, ...] = ()
     timeout: float = 3600.0
+
+    @classmethod
+    def named(cls, given: object) -> tuple[object, dict[str, Any]]:
+        """Take several packages for the name, as Chef does: `package[a, b]`."""
+        if isinstance(given, list | tuple) and all(isinstance(each, str) for each in given):
+            return ", ".join(given), {"package_name": list(given)}
+        return given, {}
 
     def check(self) -> None:
         """Fill in the names; refuse what a package manager would take for something else."""
