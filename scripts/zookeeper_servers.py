@@ -15,11 +15,12 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-START_TIMEOUT = 30.0
+START_TIMEOUT = 60.0
 """Seconds for all servers until they serve; 0.4 s (one) and 1.8 s (three) are usual."""
 
 _PROBE_TIMEOUT = 0.5
@@ -27,6 +28,8 @@ _PROBE_TIMEOUT = 0.5
 
 _PORTS = range(20_000, 32_000)
 """Below the range that outgoing connections are given: none of them takes a port of ours."""
+
+Held = Callable[[], AbstractContextManager[None]]
 
 _HOMEBREW = (Path("/opt/homebrew/opt"), Path("/usr/local/opt"))
 
@@ -232,11 +235,15 @@ class ZooKeeperServer:
         path = self.folder / "log"
         return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
 
-    def start(self) -> None:
-        """Start the process and return at once; harmless if it runs."""
+    def start(self, held: Held = contextlib.nullcontext) -> None:
+        """Start the process and return at once; harmless if it runs.
+
+        Args:
+            held: what keeps interrupts away until `process` is known.
+        """
         if self.is_running():
             return
-        with (self.folder / "log").open("ab") as log:
+        with (self.folder / "log").open("ab") as log, held():
             self.process = subprocess.Popen(
                 self._command,
                 stdin=subprocess.DEVNULL,
@@ -305,9 +312,9 @@ def ask(port: int, word: str, timeout: float = _PROBE_TIMEOUT, host: str = "127.
     return answer.decode("utf-8", errors="replace")
 
 
-def mode(port: int, host: str = "127.0.0.1") -> str | None:
+def mode(port: int, host: str = "127.0.0.1", timeout: float = _PROBE_TIMEOUT) -> str | None:
     """Return what the server on a port is to its ensemble; None: it does not serve."""
-    for line in ask(port, "srvr", host=host).splitlines():
+    for line in ask(port, "srvr", timeout, host).splitlines():
         if line.startswith("Mode: "):
             return line.removeprefix("Mode: ").strip()
     return None
@@ -369,11 +376,12 @@ class ZooKeeperEnsemble:
         """Return the registry URL for this ensemble with everything below `/root`."""
         return f"zookeeper://{self.connection_string}/{root}"
 
-    def start(self, within: float = START_TIMEOUT) -> None:
+    def start(self, within: float = START_TIMEOUT, *, held: Held = contextlib.nullcontext) -> None:
         """Start every server that does not run, and wait until all serve.
 
         Args:
             within: seconds for all of them together.
+            held: what keeps interrupts away while one is started whom nobody knows yet.
 
         Raises:
             NotStarted: they do not serve in time; none is left running.
@@ -384,7 +392,7 @@ class ZooKeeperEnsemble:
             if not self.servers:
                 self._lay_out()
             for server in self.servers:
-                server.start()
+                server.start(held)
             try:
                 self.wait_until_serving(max(0.0, deadline - time.monotonic()))
             except NotStarted as error:

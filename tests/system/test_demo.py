@@ -39,7 +39,12 @@ def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     """Start Python with these arguments and `folder` as the place for temporary files."""
     return subprocess.Popen(
         [sys.executable, *arguments],
-        env=os.environ | {"TMPDIR": str(folder), "PYTHONUNBUFFERED": "1"},
+        env=os.environ
+        | {
+            "TMPDIR": str(folder),
+            "PYTHONUNBUFFERED": "1",
+            "PYTHONPATH": str(Path(DEMO).parent),  # for when it is not run by its name
+        },
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
