@@ -41,7 +41,7 @@ class Gate:
         self._site = site
 
     def reached(self):
-        assert eventually((self._site.folder / "reached").exists, within=5)
+        assert eventually((self._site.folder / "reached").exists, within=30)
 
     def open(self):
         (self._site.folder / "open").touch()
@@ -61,7 +61,7 @@ def test_an_order_answers_at_once_with_a_run_that_is_accepted(site, gate):
     }  # fmt: skip
     assert kitchen.active()
     gate.open()
-    assert run.wait(5)["state"] == "ok"
+    assert run.wait(30)["state"] == "ok"
     assert not kitchen.active()
 
 
@@ -78,7 +78,7 @@ def test_nobody_joins_a_run_that_has_started_and_one_is_queued_behind_it(site, g
     assert [head["run_id"] for head in kitchen.runs()] == [second.run_id, first.run_id]
     assert [head["state"] for head in kitchen.runs(1)] == ["queued"]
     gate.open()
-    first_report, second_report = first.wait(5), second.wait(5)
+    first_report, second_report = first.wait(30), second.wait(30)
     assert first_report["run_id"] != second_report["run_id"]
     assert [head["run_id"] for head in kitchen.runs()] == [second.run_id, first.run_id]
 
@@ -94,7 +94,7 @@ def test_another_kind_of_run_than_the_queued_one_is_refused_with_its_id(site, ga
 
     assert kitchen.order_run("c", override_run_list=["cb::x"]) is queued
     gate.open()
-    queued.wait(5)
+    queued.wait(30)
 
 
 def test_a_queued_run_reads_recipes_that_were_written_while_it_waited(site, gate):
@@ -106,7 +106,7 @@ def test_a_queued_run_reads_recipes_that_were_written_while_it_waited(site, gate
     site.recipe("log('pushed')")
     gate.open()
 
-    assert queued.wait(5)["resources"][0]["resource"] == "log[pushed]"
+    assert queued.wait(30)["resources"][0]["resource"] == "log[pushed]"
 
 
 def test_fifty_orders_at_once_make_two_runs(site, gate):
@@ -125,7 +125,7 @@ def test_fifty_orders_at_once_make_two_runs(site, gate):
     assert len(runs) == 50
     assert len({run.run_id for run in runs}) == 2
     for run in runs:
-        assert run.wait(5)["state"] == "ok"
+        assert run.wait(30)["state"] == "ok"
 
 
 def test_a_listener_to_the_end_hears_it_when_nothing_is_active_any_more(site):
@@ -137,8 +137,8 @@ def test_a_listener_to_the_end_hears_it_when_nothing_is_active_any_more(site):
     run.on_ended(lambda report: heard.append((report["state"], kitchen.active())))
     run.on_ended(lambda report: 1 / 0)
     run.on_ended(lambda report: heard.append("after one that failed"))
-    run.wait(5)
-    eventually(lambda: len(heard), within=2, becomes=2)
+    run.wait(30)
+    eventually(lambda: len(heard), within=30, becomes=2)
     run.on_ended(lambda report: heard.append("late"))
 
     assert heard == [("ok", False), "after one that failed", "late"]
@@ -168,7 +168,7 @@ def test_cancelling_kills_the_command_and_its_children(site):
     """)
     kitchen = site.kitchen()
     run = kitchen.order_run("x")
-    eventually((site.folder / "child").exists, within=5)
+    eventually((site.folder / "child").exists, within=30)
     began = time.monotonic()
 
     assert kitchen.cancel(reason="fry said so") is run
@@ -179,7 +179,7 @@ def test_cancelling_kills_the_command_and_its_children(site):
     assert report["resources"][0]["error"] == "cancelled: fry said so"
     assert not (site.folder / "never").exists()
     child = int(site.text("child"))
-    assert eventually(lambda: is_running(child), within=1, becomes=False) is False
+    assert eventually(lambda: is_running(child), within=5, becomes=False) is False
     assert not kitchen.active()
 
 
@@ -189,11 +189,11 @@ def test_a_queued_run_is_cancelled_without_touching_the_other(site, gate):
     queued = kitchen.order_run("b")
 
     assert kitchen.cancel(queued.run_id) is queued
-    assert queued.wait(1)["state"] == "cancelled"
+    assert queued.wait(30)["state"] == "cancelled"
     assert running.state == "running"
     assert kitchen.cancel("no such run") is None
     gate.open()
-    assert running.wait(5)["state"] == "ok"
+    assert running.wait(30)["state"] == "ok"
     assert kitchen.cancel() is None
     assert kitchen.run(queued.run_id)["state"] == "cancelled"
 
@@ -208,7 +208,7 @@ def test_stopping_lets_the_run_end_at_its_next_boundary(site):
     kitchen = site.kitchen()
     run = kitchen.order_run("x")
     queued = kitchen.order_run("y")
-    eventually((site.folder / "reached").exists, within=5)
+    eventually((site.folder / "reached").exists, within=30)
 
     kitchen.stop(timeout=20)
 
@@ -226,7 +226,7 @@ def test_stopping_cancels_what_takes_too_long(site):
     site.recipe("execute('long', command='touch {here}/reached; sleep 60')")
     kitchen = site.kitchen()
     run = kitchen.order_run("x")
-    eventually((site.folder / "reached").exists, within=5)
+    eventually((site.folder / "reached").exists, within=30)
 
     kitchen.stop(timeout=0.1)
 
@@ -250,7 +250,7 @@ def test_a_run_in_python_code_that_goes_on_is_left_behind_when_the_kitchen_stops
         exception_handlers=[lambda report: heard.append(report["state"])],
     )
     run = kitchen.order_run("x")
-    assert eventually(lambda: kitchen.status()["number"], within=5)
+    assert eventually(lambda: kitchen.status()["number"], within=30)
 
     kitchen.stop(timeout=0.1)
     kitchen.stop(timeout=60)  # twice is harmless, and waits for nobody
@@ -264,7 +264,7 @@ def test_a_run_in_python_code_that_goes_on_is_left_behind_when_the_kitchen_stops
         kitchen.order_run("y")
     here.set()
     worker = next(each for each in threading.enumerate() if each.name == "kitchen-bender0")
-    worker.join(5)
+    worker.join(30)
     assert not worker.is_alive()
     assert (kitchen.last_run(), heard) == (report, ["cancelled"])
 
@@ -273,12 +273,12 @@ def test_a_failed_run_settles_and_the_next_one_runs(site):
     path = site.recipe("1 / 0")
     kitchen = site.kitchen()
 
-    report = kitchen.order_run("x").wait(5)
+    report = kitchen.order_run("x").wait(30)
 
     assert (report["state"], kitchen.active()) == ("failed", False)
     assert report["error"].startswith(f"{path}:2: ")
     site.recipe("log('mended')")
-    assert kitchen.order_run("x").wait(5)["state"] == "ok"
+    assert kitchen.order_run("x").wait(30)["state"] == "ok"
 
 
 def test_a_journal_that_cannot_be_written_stops_a_run_before_it_does_anything(site, monkeypatch):
@@ -289,7 +289,7 @@ def test_a_journal_that_cannot_be_written_stops_a_run_before_it_does_anything(si
         raise JournalError("cannot write to the journal: disk is full")
 
     monkeypatch.setattr(kitchen._journal, "save_run", full)
-    report = kitchen.order_run("x").wait(5)
+    report = kitchen.order_run("x").wait(30)
 
     assert (report["state"], report["error"]) == (
         "failed",
@@ -330,12 +330,12 @@ def test_a_run_waits_visibly_for_another_process_and_a_converge_is_refused(site)
         kitchen.converge("x")
     run = kitchen.order_run("x")
     assert run.state == "queued"
-    eventually(lambda: [each for each in site.events if each["event"] == "run waiting"], within=2)
+    eventually(lambda: [each for each in site.events if each["event"] == "run waiting"], within=30)
     assert kitchen.order_run("y") is run
     assert kitchen.active()
     other.release()
 
-    assert run.wait(5)["state"] == "ok"
+    assert run.wait(30)["state"] == "ok"
     told = {each["event"]: each for each in site.events}
     assert {"run queued", "run waiting", "run started"} <= set(told)
     assert "run abc" in told["run waiting"]["holder"]
@@ -361,7 +361,7 @@ def test_a_run_that_waits_for_another_process_can_be_cancelled(site):
 
     kitchen.cancel()
 
-    assert run.wait(1)["state"] == "cancelled"
+    assert run.wait(30)["state"] == "cancelled"
     assert not kitchen.active()
     other.release()
 
@@ -374,7 +374,7 @@ def test_a_converge_is_refused_while_this_process_runs(site, gate):
         kitchen.converge("y")
 
     gate.open()
-    run.wait(5)
+    run.wait(30)
 
 
 def test_the_run_of_a_process_that_died_becomes_failed(site):
@@ -464,7 +464,7 @@ def test_status_and_run_show_what_is_going_on(site, gate):
     run = kitchen.order_run("fry")
     queued = kitchen.order_run("leela")
     gate.reached()
-    eventually(lambda: kitchen.status()["waiting"], within=2)
+    eventually(lambda: kitchen.status()["waiting"], within=30)
 
     status = kitchen.status()
 
@@ -476,7 +476,7 @@ def test_status_and_run_show_what_is_going_on(site, gate):
     assert states(kitchen.run(run.run_id)) == ["changed"]
     assert kitchen.last_run() is None
     gate.open()
-    queued.wait(5)
+    queued.wait(30)
 
 
 def test_events_tell_each_step(site):
@@ -599,7 +599,7 @@ def test_nothing_that_others_raise_stops_the_kitchen(site):
     run = kitchen.order_run("x")
     run.on_ended(leave)
 
-    assert run.wait(5)["state"] == "ok"
+    assert run.wait(30)["state"] == "ok"
     assert kitchen.converge("x")["state"] == "ok"
 
 
@@ -612,7 +612,7 @@ def test_a_queued_run_runs_the_run_list_that_stands_when_it_starts(site, gate):
     kitchen.set_run_list(["cb::new"])
     gate.open()
 
-    report = queued.wait(5)
+    report = queued.wait(30)
     assert (report["run_list"], report["recipes"]) == (["cb::new"], ["cb::new"])
 
 
@@ -663,12 +663,12 @@ def test_a_machine_is_known_by_what_it_was_while_its_role_cannot_be_read(site):
 def test_an_idle_kitchen_has_no_thread(site):
     site.recipe("log('x')")
     kitchen = site.kitchen()
-    kitchen.order_run("x").wait(5)
+    kitchen.order_run("x").wait(30)
 
     def threads():
         return [each.name for each in threading.enumerate() if each.name.startswith("kitchen")]
 
-    assert eventually(threads, within=2, becomes=[]) == []
+    assert eventually(threads, within=30, becomes=[]) == []
 
 
 # --- single actions between runs
@@ -678,20 +678,20 @@ def test_an_action_waits_for_the_run_and_a_run_for_the_action(site, gate):
     kitchen = site.kitchen()
     run = kitchen.order_run("x")
     gate.reached()
-    done: list[str] = []
-    run.on_ended(lambda report: done.append("run"))
+    state_after: list[str] = []
 
     def act():
         kitchen.act("log[gate]", "write", "y")
-        done.append("action")
+        state_after.append(kitchen.run(run.run_id)["state"])
 
     actor = threading.Thread(target=act)
     actor.start()
+    assert eventually(lambda: kitchen._queue._deeds, within=30)
 
     gate.open()
-    actor.join(5)
+    actor.join(30)
 
-    assert done == ["run", "action"]
+    assert state_after == ["ok"]
 
 
 def test_runs_ordered_during_an_action_wait_for_it(site):
@@ -705,15 +705,15 @@ def test_runs_ordered_during_an_action_wait_for_it(site):
     actor = threading.Thread(target=kitchen.act, args=("log[gate]", "write", "y"))
     actor.start()
     eventually(
-        lambda: [each for each in site.events if each["event"] == "resource waiting"], within=2
+        lambda: [each for each in site.events if each["event"] == "resource waiting"], within=30
     )
 
     run = kitchen.order_run("z")
     assert run.state == "queued"
     (site.folder / "go").touch()
-    actor.join(5)
+    actor.join(30)
 
-    assert run.wait(5)["state"] == "ok"
+    assert run.wait(30)["state"] == "ok"
 
 
 def test_an_action_is_shown_while_it_goes_on_and_ended_by_who_cancels_it(site):
@@ -763,11 +763,11 @@ def test_stopping_ends_an_action_and_those_that_wait(site):
     actors = [threading.Thread(target=act) for _ in range(2)]
     for each in actors:
         each.start()
-    eventually((site.folder / "reached").exists, within=5)
+    eventually((site.folder / "reached").exists, within=30)
 
     kitchen.stop(timeout=0.2)
     for each in actors:
-        each.join(5)
+        each.join(30)
 
     assert ends == ["the node is leaving"] * 2
     with pytest.raises(BusyError, match="is leaving"):
@@ -781,12 +781,12 @@ def test_a_wait_is_asked_again_at_once_when_there_are_news(site):
     """)
     kitchen = site.kitchen()
     run = kitchen.order_run("x")
-    eventually(lambda: kitchen.status()["waiting"], within=3)
+    eventually(lambda: kitchen.status()["waiting"], within=30)
 
     (site.folder / "go").touch()
     kitchen.at_work().waits.ask_again()
 
-    assert run.wait(3)["state"] == "ok"
+    assert run.wait(30)["state"] == "ok"
 
 
 # --- the node object

