@@ -93,11 +93,11 @@ class Target(Base):
         time.sleep(seconds)
         return what
 
-    def work_until(self, path: str) -> str:
-        """Take as long as there is no file at `path`, a minute at most."""
-        deadline = time.monotonic() + 60
-        while not os.path.exists(path) and time.monotonic() < deadline:
-            time.sleep(0.01)
+    def work_until(self, path: str, what: str = "") -> str:
+        """Leave a trace, if `what` says one, and take as long as there is no file at `path`."""
+        if what:
+            self._leave_trace(what)
+        wait_for(path)
         return "done"
 
     def _leave_trace(self, what: str) -> None:
@@ -131,6 +131,17 @@ class Target(Base):
         timer = threading.Timer(seconds, answer.set, (what,))
         timer.daemon = True
         timer.start()
+        return answer
+
+    def promise_until(self, path: str, what: str) -> Any:
+        """Answer from another thread, once there is a file at `path`."""
+        answer = self.later()
+
+        def keep() -> None:
+            wait_for(path)
+            answer.set(what)
+
+        threading.Thread(target=keep, daemon=True).start()
         return answer
 
     def promise_for_ever(self) -> Any:
@@ -173,6 +184,13 @@ class Target(Base):
 
     def end(self) -> None:
         self.stop()
+
+
+def wait_for(path: str) -> None:
+    """Wait until there is a file at `path`, a minute at most."""
+    deadline = time.monotonic() + 60
+    while not os.path.exists(path) and time.monotonic() < deadline:
+        time.sleep(0.01)
 
 
 class OwnError(Exception):
@@ -247,7 +265,7 @@ class FlockProcess(OrderedProcess):
         log = folder / f"log of {name}"
         super().__init__("tests.system.flock_process", json.dumps(order), log)
         try:
-            self.address: str = self.result(within=30.0)
+            self.address: str = self.result(within=60.0)
         except BaseException:
             self.kill()
             raise

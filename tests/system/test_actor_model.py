@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -16,6 +15,7 @@ from typing import Any
 
 import pykka
 import pytest
+from zookeeper_servers import free_ports
 
 from flock import Actor, Flock
 from flock.batch import Batch
@@ -111,7 +111,7 @@ class Notebook(Actor):
 
     def call_after_meeting(self, other: Any, meeting: str) -> Any:
         wait_for_both(meeting)
-        return other.options(timeout=20).add(1, 1)
+        return other.options(timeout=60).add(1, 1)
 
     def call_other(self, other: Any, number: int) -> int:
         return int(other.add(number, 1))
@@ -124,7 +124,7 @@ class Notebook(Actor):
         return self.actor_urn
 
     def ask_to_hold(self, other: Any, meeting: str) -> str:
-        return str(other.options(timeout=20).hold(meeting))
+        return str(other.options(timeout=60).hold(meeting))
 
     def who(self) -> str:
         return self.actor_urn
@@ -155,7 +155,7 @@ _meetings: dict[str, threading.Barrier] = {}
 
 def wait_for_both(meeting: str) -> None:
     """Wait until a second one is here."""
-    _meetings.setdefault(meeting, threading.Barrier(2)).wait(10)
+    _meetings.setdefault(meeting, threading.Barrier(2)).wait(60)
 
 
 def node(name: str, registry: str, folder: Path) -> Flock:
@@ -237,15 +237,15 @@ def test_a_slow_actor_keeps_little_of_what_is_published_and_is_told_how_much_it_
     there.supervise(Notebook, name="book")
     book = here["there"]["book"]
     book.listen("flood")
-    held = book.hold.future("the flood is over")
+    held = book.options(timeout=60).hold.future("the flood is over")
     [instance] = there.node.supervisor.instances("book")
     for number in range(3000):
         here.publish("flood", number)
-    assert here["there"].ping(5)  # what was sent before has arrived
+    assert here["there"].ping(60)  # what was sent before has arrived
 
     assert instance.waiting_count() < 5
     wait_for_both("the flood is over")
-    held.get(timeout=10)
+    held.get(timeout=60)
     actor: Any = instance.actor
 
     def counted() -> int:
@@ -408,8 +408,7 @@ def test_a_killed_node_is_told_to_who_monitors_its_actor(registry_url: str, tmp_
 def test_a_monitor_outlives_a_break_of_the_way_back_alone(
     registry_url: str, tmp_path: Path
 ) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        address = "{}:{}".format(*free.getsockname())
+    address = f"127.0.0.1:{free_ports(1)[0]}"
     proxy = Proxy(address)
     here = Flock(
         registry=registry_url, listen=f"tcp://{address}", advertise=f"tcp://{proxy.address}"
@@ -424,7 +423,7 @@ def test_a_monitor_outlives_a_break_of_the_way_back_alone(
         broken = to_us.lane
         proxy.shut()
         proxy.reopen()
-        assert eventually(lambda: to_us.lane not in (None, broken), 5)
+        assert eventually(lambda: to_us.lane not in (None, broken), 20)
         assert news == []
 
         book.boom.defer()
@@ -774,7 +773,7 @@ def links_of(fleet: Flock, name: str) -> dict[Any, Any]:
 
 def outcome(future: Any) -> Any:
     try:
-        return future.get(timeout=10)
+        return future.get(timeout=60)
     except DeadlockError as error:
         return error
 
@@ -811,7 +810,7 @@ def close(process: subprocess.Popen[str]) -> None:
     for stream in (process.stdin, process.stdout):
         assert stream is not None
         stream.close()
-    process.wait(10)
+    process.wait(30)
 
 
 def serve(name: str, registry: str, folder: Path) -> None:

@@ -7,13 +7,13 @@ have; the trace `x` in the other side's file is the effect that is counted.
 from __future__ import annotations
 
 import secrets
-import socket
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from zookeeper_servers import free_ports
 
 from flock import Flock, errors
 from flock.calls import CallOptions
@@ -65,9 +65,15 @@ class Stage:
     def target(self) -> Any:
         return self.visitor["there"]["target"]
 
+    def gate(self) -> str:
+        """Return what `work_until` waits for; it is there at the end at the latest."""
+        path = self.folder / f"gate {secrets.token_hex(4)}"
+        self.closing.append(path.touch)
+        return str(path)
+
     def begun(self, future: Any) -> Any:
         """Return a future once its method has left its trace."""
-        assert eventually(lambda: "x" in self.there.effects(), within=10.0)
+        assert eventually(lambda: "x" in self.there.effects(), within=30.0)
         return future
 
     def close(self) -> None:
@@ -107,7 +113,7 @@ def node_down_before(stage: Stage) -> None:
     assert target.add(1, 1) == 2
     stage.there.kill()
     with pytest.raises(NodeDownError):
-        eventually(lambda: target.add(1, 1), within=2.0, until=lambda _: False)
+        eventually(lambda: target.add(1, 1), within=10.0, until=lambda _: False)
     target.work("x")
 
 
@@ -118,6 +124,9 @@ def node_down_during(stage: Stage) -> None:
 
 
 def node_unreachable(stage: Stage) -> None:
+    stage.there.close()
+    # Its session outlives the silence, or it would be down.
+    stage.there = stage.start("there", session_timeout=30.0)
     target = stage.target
     stage.there.pause()
     try:
@@ -127,21 +136,21 @@ def node_unreachable(stage: Stage) -> None:
 
 
 def connection_lost(stage: Stage) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    (port,) = free_ports(1)
     way = Proxy(f"127.0.0.1:{port}")
     stage.closing.append(way.close)
     stage.there.close()
     stage.there = stage.start(
         "there", listen=f"tcp://127.0.0.1:{port}", advertise=f"tcp://{way.address}"
     )
-    future = stage.begun(stage.target.work.future("x", 1.0))
+    future = stage.begun(stage.target.work_until.future(stage.gate(), "x"))
     way.shut()
     future.get()
 
 
 def timed_out(stage: Stage) -> None:
-    stage.target.options(timeout=0.5).work("x", 1.0)
+    assert stage.target.add(1, 1) == 2  # the way is open
+    stage.target.options(timeout=1.0).work_until(stage.gate(), "x")
 
 
 def timed_out_before_it_left(stage: Stage) -> None:
@@ -165,7 +174,7 @@ def cancelled_before_it_left(stage: Stage) -> None:
 
 def cancelled(stage: Stage) -> None:
     leaving = Flock(registry=stage.url).start()
-    future = stage.begun(leaving["there"]["target"].work.future("x", 1.0))
+    future = stage.begun(leaving["there"]["target"].work_until.future(stage.gate(), "x"))
     leaving.close()
     future.get()
 
@@ -181,17 +190,17 @@ def actor_is_over(stage: Stage) -> None:
     target = stage.target
     target.end()
     with pytest.raises(ActorDead):
-        eventually(lambda: target.add(1, 1), within=5.0, until=lambda _: False)
+        eventually(lambda: target.add(1, 1), within=10.0, until=lambda _: False)
     target.work("x")
 
 
 def actor_crashes_first(stage: Stage) -> None:
-    gate = stage.folder / f"gate {secrets.token_hex(4)}"
-    stage.target.work_until.defer(str(gate))
+    gate = stage.gate()
+    stage.target.work_until.defer(gate)
     stage.target.raise_value_error.defer("die of it")
     waiting = stage.target.work.future("x")
     assert stage.visitor["there"].ping()
-    gate.touch()
+    Path(gate).touch()
     waiting.get()
 
 
@@ -202,10 +211,9 @@ def actor_owes_the_answer(stage: Stage) -> None:
 
 
 def overloaded(stage: Stage) -> None:
-    gate = stage.folder / f"gate {secrets.token_hex(4)}"
-    stage.closing.append(gate.touch)
+    gate = stage.gate()
     target = stage.target.options(timeout=60)
-    target.work_until.defer(str(gate))
+    target.work_until.defer(gate)
     filling = []
     for _ in range(11):
         # All before have arrived: what is refused is refused by the inbox, not by a full lane.
@@ -215,7 +223,7 @@ def overloaded(stage: Stage) -> None:
     try:
         target.work("x")
     finally:
-        gate.touch()
+        Path(gate).touch()
         assert all(one.wait(60) for one in filling)
 
 

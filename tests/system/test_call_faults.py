@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import zmq
-from zookeeper_servers import ZooKeeperEnsemble
+from zookeeper_servers import ZooKeeperEnsemble, free_ports
 
 from flock import Flock
 from flock.announcer import Announcer
@@ -76,7 +76,7 @@ def test_a_node_killed_during_a_call_ends_the_call_within_a_second(
     if form == "promise":
         assert target.add(1, 1) == 2
     else:
-        assert eventually(there.effects, within=5.0) == ["begun"]
+        assert eventually(there.effects, within=20.0) == ["begun"]
     killed = time.monotonic()
     there.kill()
     thread.join(5)
@@ -143,7 +143,8 @@ def test_the_same_proxy_reaches_a_node_started_again_on_the_same_port(
     start: Start, visitor: Flock
 ) -> None:
     keys = key_pair()
-    first = start(keys=keys)
+    # A port that no connection is given while the node is away.
+    first = start(keys=keys, listen=f"tcp://127.0.0.1:{free_ports(1)[0]}")
     target = visitor["there"]["target"]
     assert target.add(1, 1) == 2
     first.kill()
@@ -196,15 +197,17 @@ def test_a_node_that_goes_before_during_or_after_a_call(
     there = {moment: start(moment) for moment in moments}
     target = {moment: visitor[moment]["target"] for moment in moments}
     assert target["after"].work("first") == "first"
-    begun = target["during"].options(timeout=60).work.future("begun", 1.0)
-    assert eventually(there["during"].effects, within=5.0, becomes=["begun"]) == ["begun"]
+    # Who leaves may finish it first, who is killed does not.
+    seconds = 1.0 if way == "leaves" else 60.0
+    begun = target["during"].options(timeout=60).work.future("begun", seconds)
+    assert eventually(there["during"].effects, within=20.0, becomes=["begun"]) == ["begun"]
 
     for process in there.values():
         process.close() if way == "leaves" else process.kill()
     assert begun.wait(30)
     end = begun.error()
     if end is None:
-        assert way == "leaves"  # it may finish first
+        assert way == "leaves"
     else:
         assert isinstance(end, NodeDownError)
         assert end.may_have_run is True
@@ -251,14 +254,18 @@ def test_a_node_that_leaves_ends_its_calls_at_once_and_is_gone(
     assert isinstance(error_of(lambda: visitor["there"]), NodeNotFound)
 
 
-def test_a_flock_that_closes_cancels_its_calls(start: Start, registry_url: str) -> None:
+def test_a_flock_that_closes_cancels_its_calls(
+    start: Start, registry_url: str, tmp_path: Path
+) -> None:
     there = start()
     visitor = Flock(registry=registry_url).start()
     target = visitor["there"]["target"]
-    future = target.work.future("begun", 1.0)
+    gate = tmp_path / "gate"
+    future = target.work_until.future(str(gate), "begun")
     future.wait(0.2)
-    assert eventually(there.effects, within=2.0) == ["begun"]
+    assert eventually(there.effects, within=20.0) == ["begun"]
     visitor.close()
+    gate.touch()
 
     error = error_of(future.get)
     assert isinstance(error, CallCancelled)
@@ -317,7 +324,7 @@ def test_an_actor_that_stopped_says_so(start: Start, visitor: Flock) -> None:
     target.end()
 
     stopped = eventually(
-        lambda: type(error_of(lambda: target.add(1, 1))), within=2.0, becomes=ActorDead
+        lambda: type(error_of(lambda: target.add(1, 1))), within=10.0, becomes=ActorDead
     )
     assert stopped is ActorDead
     error = error_of(lambda: target.work("never"))
@@ -383,7 +390,7 @@ def test_a_stranger_gets_nothing(start: Start, visitor: Flock, client: str) -> N
         host, _, port = there.address.removeprefix("tcp://").partition(":")
         with socket.create_connection((host, int(port)), timeout=5) as raw:
             raw.sendall(b"GET / HTTP/1.1\r\n\r\n" + b"".join(frames))
-            raw.settimeout(5)
+            raw.settimeout(20)
             # What ZeroMQ says of itself before it knows who is there, then nothing.
             assert len(_all_from(raw)) <= 64
     else:
@@ -454,7 +461,7 @@ def test_without_encryption_calls_work_on_loopback(registry_url: str, start: Sta
         assert target.add(1, 2) == 3
         assert target.size(b"stop") == 4
         future = target.options(timeout=60).work.future("begun", 30)
-        assert eventually(there.effects, within=5.0) == ["begun"]
+        assert eventually(there.effects, within=20.0) == ["begun"]
         there.kill()
         assert isinstance(error_of(future.get), NodeDownError)
 
@@ -471,7 +478,7 @@ def test_a_killed_node_is_known_to_be_down_while_the_registry_is_away(
         with Flock(registry=url, session_timeout=4.0) as visitor:
             target = visitor["there"]["target"].options(timeout=60)
             future = target.work.future("begun", 30)
-            assert eventually(there.effects, within=5.0) == ["begun"]
+            assert eventually(there.effects, within=20.0) == ["begun"]
             own_zookeeper.servers[0].pause()
             killed = time.monotonic()
             there.kill()

@@ -40,7 +40,7 @@ def test_a_process_that_stands_still_before_during_or_after_a_call(
     there = {name: start(name) for name in names}
     target = {name: visitor[name]["target"] for name in names}
     assert target["after"].work("first") == "first"
-    lasting = target["during"].options(timeout=60).work.future("begun", 1.0)
+    lasting = target["during"].options(timeout=60).work.future("begun", FROZEN)
     assert eventually(there["during"].effects, within=10.0, becomes=["begun"]) == ["begun"]
     for process in there.values():
         process.pause()
