@@ -94,6 +94,7 @@ class Chaos:
     def __post_init__(self) -> None:
         self.faults: list[Fault] = []
         self.calm_is_over = threading.Event()
+        self.is_over = threading.Event()
         self.peace = threading.Lock()
         self._lock = threading.Lock()
         self._processes: list[Process] = []
@@ -297,13 +298,13 @@ def break_processes(chaos: Chaos, seconds: float) -> None:
     else breaks anything while `peace` is taken.
     """
     chance = random.Random(chaos.seed)
+    chaos.wait_until_all_speak(60.0)
     deadline = time.monotonic() + seconds
-    chaos.wait_until_all_speak(20.0)
     while time.monotonic() < deadline:
         with chaos.peace:
             time.sleep(SETTLE if chaos.faults else 0.0)
             time.sleep(QUIET)
-            chaos.kill_who_is_waited_for(20.0)
+            chaos.kill_who_is_waited_for(40.0)
             time.sleep(ONE_DEATH)
             chaos.calm_is_over.set()
         _storm(chaos, chance, min(deadline, time.monotonic() + STORM))
@@ -326,17 +327,16 @@ def _storm(chaos: Chaos, chance: random.Random, until: float) -> None:
 SERVER_FAULTS = ("restart a server", "freeze a server")
 
 
-def break_servers(chaos: Chaos, ensemble: ZooKeeperEnsemble, links: Links, seconds: float) -> None:
-    """Kill, stop and restart servers, and cut links, one fault after the other.
+def break_servers(chaos: Chaos, ensemble: ZooKeeperEnsemble, links: Links) -> None:
+    """Kill, stop and restart servers, and cut links, one fault after the other, until it is over.
 
     All kinds come once in the order that tells most, and then by chance.
     """
     chance = random.Random(chaos.seed + 1)
-    deadline = time.monotonic() + seconds
     kinds = [kind for pair in itertools.zip_longest(links.kinds, SERVER_FAULTS) for kind in pair]
     coming = [kind for kind in kinds if kind is not None]
-    chaos.calm_is_over.wait(seconds)
-    while time.monotonic() < deadline:
+    chaos.calm_is_over.wait()
+    while not chaos.is_over.is_set():
         kind = coming.pop(0) if coming else chance.choice((*links.kinds, *SERVER_FAULTS))
         length = chance.choice((3.0, 6.0) if coming else (0.5, 3.0, 6.0))
         server = chance.choice(ensemble.servers)
@@ -348,7 +348,7 @@ def break_servers(chaos: Chaos, ensemble: ZooKeeperEnsemble, links: Links, secon
             else:
                 target, cut = links.choose(kind, chance)
                 chaos.fault(kind, target, partial(_cut, ensemble, cut, length))
-        time.sleep(chance.uniform(1.0, 4.0))
+        chaos.is_over.wait(chance.uniform(1.0, 4.0))
 
 
 def _restart(ensemble: ZooKeeperEnsemble, server: ZooKeeperServer, seconds: float) -> None:
@@ -400,8 +400,12 @@ def _zookeeper_chaos(
         Chaos(logs, urls, ensemble.url(root), enters=enters, seed=seed) as chaos,
         ThreadPoolExecutor(1) as pool,
     ):
-        servers = pool.submit(break_servers, chaos, ensemble, links, seconds)
-        break_processes(chaos, seconds)
+        servers = pool.submit(break_servers, chaos, ensemble, links)
+        try:
+            break_processes(chaos, seconds)
+        finally:
+            chaos.is_over.set()
+            chaos.calm_is_over.set()
         servers.result()
         ensemble.wait_until_serving(30.0)
         return chaos.history()
