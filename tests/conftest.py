@@ -52,6 +52,9 @@ THREADS_OF_LIBRARIES = (
 )
 """Beginnings of the names, or of the classes' names, of threads that may outlive a test."""
 
+GONE_WITHIN = 6.0
+"""Seconds within which what a test ended is gone: it needs its turn on a busy machine."""
+
 _lasting_processes: set[int] = set()
 """What a fixture of the session keeps running."""
 
@@ -172,8 +175,8 @@ def nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
     def processes_left() -> dict[int, str]:
         return processes_of_tests(known=processes_before | _lasting_processes)
 
-    threads = eventually(threads_left, within=2.0, becomes=[])
-    processes = eventually(processes_left, within=2.0, becomes={})
+    threads = eventually(threads_left, within=GONE_WITHIN, becomes=[])
+    processes = eventually(processes_left, within=GONE_WITHIN, becomes={})
     for pid in processes:
         _kill(pid)
     assert not threads, f"threads left behind: {threads}"

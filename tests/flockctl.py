@@ -17,8 +17,8 @@ from typing import Any
 from tests.support import eventually
 
 ROOT = Path(__file__).parents[1]
-READY_WITHIN = 20.0
-COMMAND_WITHIN = 30.0
+READY_WITHIN = 45.0
+COMMAND_WITHIN = 60.0
 
 
 @dataclass(frozen=True)

@@ -70,7 +70,7 @@ class NodeProcess:
         """Have it leave, and wait until it is gone."""
         with contextlib.suppress(Died):
             self.ask({"leave": True})
-        assert self.is_dead(within=5.0)
+        assert self.is_dead(within=20.0)
         self.close()
 
     def kill(self) -> None:
@@ -79,7 +79,7 @@ class NodeProcess:
             return
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
-        assert self.is_dead(within=5.0)
+        assert self.is_dead(within=20.0)
         self.close()
 
     def is_dead(self, within: float = 0.0) -> bool:

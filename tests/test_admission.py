@@ -153,7 +153,7 @@ def test_a_no_is_believed_for_a_second_only(door: Door) -> None:
     keys = zmq.curve_keypair()
     assert door.knock(keys) == 400
     door.registry.enter(keys[0])
-    assert eventually(lambda: door.knock(keys), within=3.0, becomes=200) == 200
+    assert eventually(lambda: door.knock(keys), within=10.0, becomes=200) == 200
 
 
 def test_a_registry_that_is_away_is_no_answer_and_known_keys_get_in_all_the_same(
@@ -179,11 +179,11 @@ def test_nobody_waits_behind_a_key_that_is_looked_up(door: Door) -> None:
     results: list[int] = []
     thread = threading.Thread(target=lambda: results.append(door.knock(slow)))
     thread.start()
-    assert eventually(lambda: door.registry.asked, within=5.0)
+    assert eventually(lambda: door.registry.asked, within=10.0)
 
     began = time.monotonic()
     assert door.knock(quick) == 200
-    assert time.monotonic() - began < 1.0
+    assert time.monotonic() - began < 5.0
     assert results == []
     door.registry.slow[slow[0].decode()].set()
     thread.join(5)
@@ -215,18 +215,18 @@ def test_a_passing_key_removed_while_its_process_is_listed_goes_at_once(door: Do
 def test_a_passing_key_may_come_back_after_an_outage(
     door: Door, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_COME_BACK_WITHIN", 0.3)
+    monkeypatch.setattr(module, "_COME_BACK_WITHIN", 1.0)
     keys = zmq.curve_keypair()
     door.registry.enter(keys[0], lasting=False)
     door.knock(keys)
     door.registry.remove(keys[0])
     assert door.admission.known(keys[0]) is not None
     door.registry.enter(keys[0], lasting=False)
-    assert not eventually(lambda: door.removed, within=0.6)
+    assert not eventually(lambda: door.removed, within=1.5)
     assert door.admission.known(keys[0]) is not None
 
     door.registry.remove(keys[0])
-    assert eventually(lambda: door.removed, within=2.0, becomes=[keys[0]]) == [keys[0]]
+    assert eventually(lambda: door.removed, within=10.0, becomes=[keys[0]]) == [keys[0]]
     assert door.admission.known(keys[0]) is None
 
 
@@ -283,7 +283,7 @@ def test_who_finds_a_known_key_gone_before_its_watch_tells_makes_it_unknown(door
     going_on = door.registry.slow[text] = threading.Event()
     slow = threading.Thread(target=door.admission._asked, args=(keys[0],))
     slow.start()
-    assert eventually(lambda: door.registry.asked, within=5.0)
+    assert eventually(lambda: door.registry.asked, within=10.0)
     del door.registry.slow[text]
     assert door.knock(keys) == 200
     del door.registry.keys[text]  # and nobody was told yet
@@ -307,7 +307,7 @@ def test_a_removal_that_cannot_be_read_is_said_once_and_read_later(
     assert eventually(lambda: len(door.registry.asked) >= asked + 3, within=5.0)
     assert caplog.text.count("cannot look at a key that changed") == 1
     door.registry.is_away = False
-    assert eventually(lambda: door.removed, within=2.0, becomes=[keys[0]]) == [keys[0]]
+    assert eventually(lambda: door.removed, within=10.0, becomes=[keys[0]]) == [keys[0]]
 
 
 def test_a_registry_with_a_fault_does_not_end_admission(

@@ -159,17 +159,17 @@ def test_a_call_times_out_when_it_said_and_says_which(calls: Calls) -> None:
     began = time.monotonic()
     with pytest.raises(CallTimeout, match=r"there/a\.m\(\) within 0\.1 s") as caught:
         calls.call(Peer(), "a", "m", (), {}, CallOptions(timeout=0.1))
-    assert 0.09 < time.monotonic() - began < 0.6
+    assert 0.09 < time.monotonic() - began < 2.0
     assert caught.value.may_have_run is True
     assert calls.count() == 0
 
 
 def test_a_future_nobody_waits_for_times_out(calls: Calls) -> None:
     futures = [future_of(calls, Peer(), timeout=0.05 * n) for n in (1, 2, 3)]
-    assert eventually(lambda: [f.is_ready() for f in futures], within=2, becomes=[True] * 3)
+    assert eventually(lambda: [f.is_ready() for f in futures], within=10, becomes=[True] * 3)
     assert {type(future.error()) for future in futures} == {CallTimeout}
     late = future_of(calls, Peer(), timeout=0.05)
-    assert eventually(late.is_ready, within=2)
+    assert eventually(late.is_ready, within=10)
 
 
 def test_calls_that_are_overdue_together_are_taken_back_in_one_step(calls: Calls) -> None:
@@ -200,7 +200,7 @@ def test_a_promise_lifts_a_default_deadline_and_no_explicit_one(calls: Calls) ->
     lifted = future_of(calls, peer, timeout=0.05)
     explicit = future_of(calls, peer, timeout=0.1, explicit=True)
 
-    assert eventually(explicit.is_ready, within=2)
+    assert eventually(explicit.is_ready, within=10)
     assert isinstance(explicit.error(), CallTimeout)
     assert not lifted.is_ready()
     assert calls.answered(peer, lifted.call_id, "in the end")
@@ -329,7 +329,7 @@ def test_a_call_whose_wait_is_interrupted_goes_on_as_one_nobody_waits_for(
     before = signal.signal(signal.SIGALRM, interrupt)
     try:
         with pytest.raises(KeyboardInterrupt):
-            calls.call(peer, "a", "m", (), {}, CallOptions(timeout=0.3))
+            calls.call(peer, "a", "m", (), {}, CallOptions(timeout=1.5))
     finally:
         signal.signal(signal.SIGALRM, before)
     assert calls.count() == 1

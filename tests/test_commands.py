@@ -98,12 +98,12 @@ def test_output_over_the_limit_is_read_and_dropped(commands, monkeypatch):
 def test_a_command_that_takes_too_long_is_ended_with_its_children(commands, tmp_path):
     began = time.monotonic()
 
-    with pytest.raises(CommandFailed, match=r"`sleep 60 & .*` took longer than 0.2 s"):
-        commands.run(f"sleep 60 & echo $! > {tmp_path}/child; sleep 60", timeout=0.2)
+    with pytest.raises(CommandFailed, match=r"`sleep 60 & .*` took longer than 1.5 s"):
+        commands.run(f"sleep 60 & echo $! > {tmp_path}/child; sleep 60", timeout=1.5)
 
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 6
     child = int((tmp_path / "child").read_text())
-    assert eventually(lambda: is_running(child), within=1, becomes=False) is False
+    assert eventually(lambda: is_running(child), within=5, becomes=False) is False
 
 
 def cancelled_while_it_runs(commands, folder, monkeypatch, script):
@@ -112,7 +112,7 @@ def cancelled_while_it_runs(commands, folder, monkeypatch, script):
     cancellation = Cancellation()
 
     def cancel_when_it_runs():
-        eventually((folder / "child").exists, within=5)
+        eventually((folder / "child").exists, within=30)
         cancellation.cancel("somebody said so")
 
     canceller = threading.Thread(target=cancel_when_it_runs)
@@ -123,7 +123,7 @@ def cancelled_while_it_runs(commands, folder, monkeypatch, script):
 
     canceller.join()
     child = int((folder / "child").read_text())
-    return eventually(lambda: is_running(child), within=1, becomes=False)
+    return eventually(lambda: is_running(child), within=5, becomes=False)
 
 
 def test_cancelling_ends_the_whole_group_even_if_it_ignores_the_first_signal(

@@ -72,7 +72,7 @@ def test_nothing_in_time_is_pykkas_timeout_and_asking_again_is_allowed() -> None
     began = time.monotonic()
     with pytest.raises(pykka.Timeout):
         future.get(timeout=0.05)
-    assert 0.04 < time.monotonic() - began < 1
+    assert 0.04 < time.monotonic() - began < 5
     with pytest.raises(pykka.Timeout):
         future.get(timeout=-5)
     future.set(1)

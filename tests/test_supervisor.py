@@ -49,7 +49,7 @@ class Notes:
         self.heard.put(("skipped", invocation.call_id, None))
 
     def next(self) -> tuple[str, int, Any]:
-        return self.heard.get(timeout=5)
+        return self.heard.get(timeout=20)
 
 
 class Peer:
@@ -141,7 +141,7 @@ def answers_again(actors: Supervisor, name: str) -> bool:
     def attempt() -> str:
         return send(hosted(actors, name), "do", 1).next()[0]
 
-    return eventually(attempt, within=5, becomes="answer", ignoring=ActorDead) == "answer"
+    return eventually(attempt, within=20, becomes="answer", ignoring=ActorDead) == "answer"
 
 
 # --- calls -----------------------------------------------------------------------
@@ -161,10 +161,10 @@ def test_references_of_pykka_work_beside(actors: Supervisor) -> None:
     ref = actors.add("a", Worker)
 
     assert ref.is_alive()
-    assert ref.proxy().do(4).get(timeout=5) == 4
+    assert ref.proxy().do(4).get(timeout=20) == 4
     with pytest.raises(ValueError, match="told to"):
-        ref.proxy().crash().get(timeout=5)
-    assert ref.proxy().do(5).get(timeout=5) == 5
+        ref.proxy().crash().get(timeout=20)
+    assert ref.proxy().do(5).get(timeout=20) == 5
     assert ref in pykka.ActorRegistry.get_all()
 
 
@@ -224,7 +224,7 @@ def test_a_full_inbox_refuses_at_once(actors: Supervisor, monkeypatch: pytest.Mo
     actors.add("a", lambda: Worker(gate))
     target, notes = hosted(actors, "a"), Notes()
     send(target, "wait", notes=notes)
-    assert eventually(target.waiting_count, within=5, becomes=0) == 0
+    assert eventually(target.waiting_count, within=20, becomes=0) == 0
     for number in range(10):
         send(target, "do", number, notes=notes)
     with pytest.raises(OverloadedError) as caught:
@@ -244,7 +244,7 @@ def test_an_answer_that_cannot_be_given_does_not_end_the_thread_unseen(
 
     actors.add("a", Worker)
     send(hosted(actors, "a"), "do", notes=Broken())
-    assert eventually(lambda: row(actors, "a")["restarts"], within=5, becomes=1) == 1
+    assert eventually(lambda: row(actors, "a")["restarts"], within=20, becomes=1) == 1
     assert answers_again(actors, "a")
 
 
@@ -261,7 +261,7 @@ def test_an_exception_in_a_tell_kills_the_actor_and_it_is_started_anew(
     assert (
         eventually(
             lambda: send(hosted(actors, "a"), "read").next()[2],
-            within=5,
+            within=20,
             becomes=[],
             ignoring=ActorDead,
         )
@@ -287,7 +287,7 @@ def test_what_cannot_be_ended_with_an_actor_does_not_keep_it_from_being_started_
     actors.add("a", Owner)
     send(hosted(actors, "a"), "do", tell=True)
     send(hosted(actors, "a"), "crash", tell=True)
-    assert eventually(lambda: row(actors, "a")["restarts"], within=5, becomes=1) == 1
+    assert eventually(lambda: row(actors, "a")["restarts"], within=20, becomes=1) == 1
 
 
 def test_an_actor_that_survives_tells_keeps_what_it_has(actors: Supervisor) -> None:
@@ -344,7 +344,9 @@ def test_an_actor_that_fails_in_on_start_for_ever_is_given_up(
     actors.add("other", Worker)
     actors.add("a", Stillborn)
 
-    assert eventually(lambda: row(actors, "a")["state"], within=5, becomes="given up") == "given up"
+    assert (
+        eventually(lambda: row(actors, "a")["state"], within=20, becomes="given up") == "given up"
+    )
     assert Stillborn.made == 6
     with pytest.raises(ActorDead, match="given up") as caught:
         actors.get("a")
@@ -483,11 +485,11 @@ def test_a_crash_while_others_are_made_anew_leaves_one_instance_of_each(
     actors.add("b", slowly, group=group)
     send(hosted(actors, "a"), "crash", tell=True)
     # The second crash has both made anew while the first still makes `b`.
-    assert eventually(lambda: row(actors, "b")["restarts"], within=5, becomes=2) == 2
+    assert eventually(lambda: row(actors, "b")["restarts"], within=20, becomes=2) == 2
     gate.set()
     assert answers_again(actors, "b")
-    assert eventually(lambda: Counted.made, within=5, becomes=3) == 3
-    assert eventually(lambda: len(running), within=5, becomes=1) == 1
+    assert eventually(lambda: Counted.made, within=20, becomes=3) == 3
+    assert eventually(lambda: len(running), within=20, becomes=1) == 1
     [instance] = running
     assert hosted(actors, "b").actor is instance
 
@@ -504,7 +506,7 @@ def test_a_pool_takes_turns_where_no_worker_looks_busier_than_another(
     def busy() -> list[str | None]:
         return [each.busy_with for each in actors.running()]
 
-    assert eventually(busy, within=5, becomes=["wait"] * 3) == ["wait"] * 3
+    assert eventually(busy, within=20, becomes=["wait"] * 3) == ["wait"] * 3
     gate.set()
     assert [each.next()[2] for each in notes] == ["waited"] * 3
 
@@ -562,11 +564,11 @@ def test_making_an_actor_anew_holds_nobody_up(actors: Supervisor, quick: None) -
 
     actors.add("a", factory)
     send(hosted(actors, "a"), "crash", tell=True)
-    assert eventually(lambda: row(actors, "a")["restarts"], within=5, becomes=1) == 1
+    assert eventually(lambda: row(actors, "a")["restarts"], within=20, becomes=1) == 1
     began = time.monotonic()
     assert actors.names() == ["a"]
     actors.add("b", Worker)
-    assert time.monotonic() - began < 0.5
+    assert time.monotonic() - began < 5.0
     gate.set()
 
 
@@ -605,7 +607,7 @@ def test_no_call_is_lost_between_an_actor_and_its_end(actors: Supervisor) -> Non
         threads = [threading.Thread(target=deliver) for _ in range(2)]
         for thread in threads:
             thread.start()
-        ref.stop(block=False).get(timeout=5)
+        ref.stop(block=False).get(timeout=20)
         for thread in threads:
             thread.join(5)
             assert not thread.is_alive()
@@ -638,7 +640,7 @@ def test_a_name_is_taken_once_and_free_again_after(actors: Supervisor) -> None:
 def test_an_actor_that_ends_itself_is_forgotten_and_not_started_anew(actors: Supervisor) -> None:
     ref = actors.add("a", Worker)
     ref.stop()
-    assert eventually(actors.names, within=5, becomes=[]) == []
+    assert eventually(actors.names, within=20, becomes=[]) == []
     with pytest.raises(ActorDead, match="stopped"):
         actors.get("a")
     assert actors.get("never") is None
@@ -704,7 +706,7 @@ def test_closing_stops_all_and_names_who_would_not_stop() -> None:
     actors.add("polite", Polite)
     actors.add("stubborn", lambda: Worker(gate))
     send(hosted(actors, "stubborn"), "wait")
-    assert actors.close(timeout=0.3) == ["stubborn"]
+    assert actors.close(timeout=2.0) == ["stubborn"]
     assert ended == ["stopped"]
     with pytest.raises(UsageError, match="closed"):
         actors.add("late", Worker)
@@ -714,7 +716,7 @@ def test_closing_stops_all_and_names_who_would_not_stop() -> None:
 
 
 def test_nothing_is_started_after_closing(quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supervisor, "FIRST_PAUSE", 0.2)
+    monkeypatch.setattr(supervisor, "FIRST_PAUSE", 1.0)
 
     class Counted(Worker):
         made = 0
@@ -722,6 +724,6 @@ def test_nothing_is_started_after_closing(quick: None, monkeypatch: pytest.Monke
     actors = Supervisor(Home())
     actors.add("a", Counted)
     send(hosted(actors, "a"), "crash", tell=True)
-    assert eventually(lambda: "anew" in row(actors, "a")["state"], within=5)
+    assert eventually(lambda: "anew" in row(actors, "a")["state"], within=20)
     actors.close()
-    assert eventually(lambda: Counted.made, within=0.5, until=lambda made: made > 1) == 1
+    assert eventually(lambda: Counted.made, within=1.5, until=lambda made: made > 1) == 1

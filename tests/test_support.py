@@ -56,7 +56,7 @@ def test_a_process_whose_parent_is_gone_is_found():
 @pytest.mark.parametrize(
     ("leaving", "what"),
     [
-        ("threading.Timer(4.0, print).start()", "threads left behind"),
+        ("threading.Timer(9.0, print).start()", "threads left behind"),
         ("subprocess.Popen(['sleep', '60'], start_new_session=True)", "processes left behind"),
     ],
 )

@@ -347,20 +347,20 @@ def test_what_is_nested_too_deep_is_found_wherever_it_stands(head: list[Any], wh
 @pytest.mark.parametrize("levels", [33, 100, 511, 1024, 1025, 10_000])
 @pytest.mark.parametrize("opener", [b"\x91", b"\x81\xa1k", b"\xdd\x00\x00\x00\x01"])
 def test_depth_bombs_are_refused_at_once(levels: int, opener: bytes) -> None:
-    began = time.perf_counter()
+    began = time.thread_time()
     with pytest.raises(BadFrame):
         decode_one(b"\x93\x04\x01" + opener * levels + b"\xc0")
-    assert time.perf_counter() - began < 0.5
+    assert time.thread_time() - began < 0.5
 
 
 @pytest.mark.parametrize("size", [1000, 2049, 60_000, 1_000_000])
 def test_lists_that_claim_more_members_than_there_are_cost_nothing(size: int) -> None:
     claim = b"\xdd" + struct.pack(">I", size)
     body = claim * (size // len(claim))
-    began = time.perf_counter()
+    began = time.thread_time()
     with pytest.raises(BadFrame):
         codec.decode(frame(body))
-    assert time.perf_counter() - began < 0.5
+    assert time.thread_time() - began < 0.5
 
 
 @pytest.mark.parametrize(
@@ -373,9 +373,9 @@ def test_a_length_beyond_the_frame_is_refused(claim: bytes) -> None:
 
 def test_many_small_lists_are_looked_at_once_each() -> None:
     many = msgpack.packb([[REPLY, 1, [[] for _ in range(50_000)]]])
-    began = time.perf_counter()
+    began = time.thread_time()
     assert len(codec.decode(frame(many))[1][0][2]) == 50_000
-    assert time.perf_counter() - began < 2.0
+    assert time.thread_time() - began < 2.0
 
 
 def test_a_large_frame_of_nothing_but_lists_is_refused() -> None:

@@ -62,7 +62,7 @@ class OrderedProcess:
         self._process.stdin.write(json.dumps({"do": do, **order}) + "\n")
         self._process.stdin.flush()
 
-    def result(self, within: float = 20.0) -> Any:
+    def result(self, within: float = 40.0) -> Any:
         """Return the answer to the order given last, at most `within` seconds later."""
         assert self._process.stdout is not None
         readable, _, _ = select.select([self._process.stdout], [], [], within)
@@ -110,7 +110,7 @@ class OrderedProcess:
         self._close()
 
     def _close(self) -> None:
-        self._process.wait(5.0)
+        self._process.wait(20.0)
         for stream in (self._process.stdin, self._process.stdout):
             if stream is not None:
                 with contextlib.suppress(BrokenPipeError):

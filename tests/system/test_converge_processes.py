@@ -20,6 +20,9 @@ import pytest
 from tests.kitchens import is_running
 from tests.support import eventually
 
+WITHIN = 40.0
+"""Seconds for the start of a process, or what takes one, on a busy machine."""
+
 
 @pytest.fixture
 def process(tmp_path):
@@ -63,7 +66,7 @@ def test_a_killed_process_takes_its_commands_with_it_and_its_run_has_failed(site
         execute('long', command='sleep 61 & echo $! > {here}/new; mv {here}/new {here}/child; wait')
     """)
     victim = process("converge")
-    assert eventually((site.folder / "child").exists, within=15)
+    assert eventually((site.folder / "child").exists, within=WITHIN)
     child = int(site.text("child"))
     kitchen = site.kitchen()
     (running,) = kitchen.runs()
@@ -87,7 +90,7 @@ def test_a_command_that_ignores_signals_and_has_its_own_children_dies_too(site, 
         ''')
     """)
     victim = process("converge")
-    assert eventually((site.folder / "child").exists, within=15)
+    assert eventually((site.folder / "child").exists, within=WITHIN)
 
     killed(victim)
 
@@ -106,7 +109,7 @@ def test_no_command_outlives_its_process_whenever_that_is_killed(site, process):
 
     for _ in range(12):
         victim = process("forever")
-        assert eventually(reached.exists, within=15)
+        assert eventually(reached.exists, within=WITHIN)
         time.sleep(dice.uniform(0, 0.05))  # the moment is what is tried out
         killed(victim)
         assert eventually(lambda: with_mark(mark), within=2, becomes=[]) == []
@@ -119,7 +122,7 @@ def test_what_a_run_left_behind_holds_no_run_lock(site, process):
         execute('wait', command='touch {here}/reached; sleep 61')
     """)
     victim = process("converge")
-    assert eventually((site.folder / "reached").exists, within=15)
+    assert eventually((site.folder / "reached").exists, within=WITHIN)
     daemon = psutil.Process(int(site.text("daemon")))
 
     killed(victim)
@@ -133,10 +136,10 @@ def test_what_a_run_left_behind_holds_no_run_lock(site, process):
 def test_a_second_process_is_refused_and_told_who_converges(site, process):
     site.recipe("execute('long', command='touch {here}/reached; sleep 61')")
     first = process("converge")
-    assert eventually((site.folder / "reached").exists, within=15)
+    assert eventually((site.folder / "reached").exists, within=WITHIN)
 
     second = process("converge")
-    said = json.loads(second.communicate(timeout=15)[0])
+    said = json.loads(second.communicate(timeout=WITHIN)[0])
 
     assert second.returncode == 6
     assert said["error"].startswith(f"BusyError: bender0 is busy: process {first.pid} since ")
@@ -145,18 +148,18 @@ def test_a_second_process_is_refused_and_told_who_converges(site, process):
 def test_a_node_waits_for_the_other_process_and_then_runs(site, process):
     site.recipe("execute('long', command='touch {here}/reached; sleep 61')")
     first = process("converge")
-    assert eventually((site.folder / "reached").exists, within=15)
+    assert eventually((site.folder / "reached").exists, within=WITHIN)
     kitchen = site.kitchen()
     site.recipe("log('mine')")
 
     run = kitchen.order_run("the test")
     told = eventually(
-        lambda: [each for each in site.events if each["event"] == "run waiting"], within=2
+        lambda: [each for each in site.events if each["event"] == "run waiting"], within=WITHIN
     )
     assert f"process {first.pid}" in told[0]["holder"]
     killed(first)
 
-    assert run.wait(5)["resources"][0]["resource"] == "log[mine]"
+    assert run.wait(WITHIN)["resources"][0]["resource"] == "log[mine]"
 
 
 def test_interrupting_a_converge_cancels_its_run_and_settles_it(site, process):
@@ -164,13 +167,13 @@ def test_interrupting_a_converge_cancels_its_run_and_settles_it(site, process):
         "execute('long', command='echo $$ > {here}/new; mv {here}/new {here}/child; sleep 61')"
     )
     first = process("converge", stderr=subprocess.PIPE)
-    assert eventually((site.folder / "child").exists, within=15)
+    assert eventually((site.folder / "child").exists, within=WITHIN)
 
     first.send_signal(signal.SIGINT)
-    _, errors = first.communicate(timeout=10)
+    _, errors = first.communicate(timeout=WITHIN)
 
     assert "KeyboardInterrupt" in errors
-    assert eventually(lambda: is_running(int(site.text("child"))), within=1, becomes=False) is False
+    assert eventually(lambda: is_running(int(site.text("child"))), within=2, becomes=False) is False
     kitchen = site.kitchen()
     assert kitchen.last_run()["state"] == "cancelled"
     assert kitchen.last_run()["error"] == "interrupted"
@@ -186,7 +189,8 @@ def test_a_file_is_whole_whenever_its_writer_is_killed(site, process):
     for _ in range(8):
         writer = process("rewrite")
         before = inode()
-        assert eventually(inode, within=15, until=functools.partial(operator.ne, before)) != before
+        another = functools.partial(operator.ne, before)
+        assert eventually(inode, within=WITHIN, until=another) != before
         time.sleep(dice.uniform(0, 0.02))  # the moment is what is tried out
         killed(writer)
         content = path.read_text()
@@ -236,7 +240,7 @@ def test_a_notification_whose_process_died_at_its_change_is_made_exactly_once(
         execute('x', command='echo x >> {{here}}/log', action='nothing')
     """)
 
-    assert process("converge").wait(15) == -signal.SIGKILL
+    assert process("converge").wait(WITHIN) == -signal.SIGKILL
     assert (site.folder / "made").exists() is (place == "after")
     assert not (site.folder / "log").exists()
     for _ in range(2):
@@ -253,7 +257,7 @@ def test_a_notification_whose_process_died_after_the_change_is_made_exactly_once
         execute('restart', command='echo x >> {here}/log', action='nothing')
     """)
 
-    assert process("converge").wait(15) == -signal.SIGKILL
+    assert process("converge").wait(WITHIN) == -signal.SIGKILL
     (site.folder / "died").touch()
     for _ in range(2):
         assert site.converge()["state"] == "ok"
@@ -269,7 +273,7 @@ def test_a_command_that_died_with_its_process_notifies_and_is_marked(site, proce
         execute('x', command='echo x >> {here}/log', action='nothing')
     """)
 
-    assert process("converge").wait(15) == -signal.SIGKILL
+    assert process("converge").wait(WITHIN) == -signal.SIGKILL
     for _ in range(2):
         assert site.converge()["state"] == "ok"
 
@@ -295,7 +299,7 @@ def test_a_forked_child_holds_neither_the_run_lock_nor_the_reaper(site, process)
         execute('long', command='echo $$ > {here}/new; mv {here}/new {here}/child; sleep 61')
     """)
     victim = process("converge")
-    assert eventually((site.folder / "child").exists, within=15)
+    assert eventually((site.folder / "child").exists, within=WITHIN)
     forked = psutil.Process(int(site.text("forked")))
 
     killed(victim)

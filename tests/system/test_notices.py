@@ -11,7 +11,7 @@ from tests.flockctl import flockctl_on
 from tests.notices import Fleet, nursery
 from tests.support import eventually
 
-WITHIN = 10.0
+WITHIN = 30.0
 
 
 @pytest.fixture(scope="module")

@@ -48,8 +48,6 @@ from tests.system.registry_process import (
     presence_record,
 )
 
-pytestmark = pytest.mark.timeout(90)
-
 OWNER = LockOwner("bender0", "planet-express", run_id="run-7", reason="restart")
 OTHER = LockOwner("leela", "planet-express")
 STRANGE_NAMES = [

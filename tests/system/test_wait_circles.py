@@ -10,8 +10,6 @@ import pytest
 from tests.support import eventually
 from tests.system.waiting_kitchens import LONG, NODES, ORDER, SLOW, Kitchens
 
-pytestmark = pytest.mark.timeout(90)
-
 NAMED_WITHIN = 5.0
 """Seconds within which a circle is named."""
 

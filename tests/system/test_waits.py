@@ -17,8 +17,6 @@ from tests.flockctl import flockctl_on
 from tests.support import eventually
 from tests.system.waiting_kitchens import LONG, ORDER, SLOW, Kitchens
 
-pytestmark = pytest.mark.timeout(90)
-
 MANUAL = Path(__file__).parents[2] / "docs" / "waits.md"
 
 

@@ -130,7 +130,7 @@ def test_every_line_of_python_does_what_it_says(flockctl):
         cwd=flockctl.folder,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=90,
         check=False,
     )
 
@@ -168,9 +168,9 @@ def test_every_line_of_python_does_what_it_says(flockctl):
         "app.conf": "release bender0",
         "app": "restarted\n",
     }
-    assert eventually((here / "humans").exists, within=15.0)
+    assert eventually((here / "humans").exists, within=30.0)
     # Its own action is nothing: bender1's command, which bender0 subscribed to, set it off.
-    assert eventually((here / "fubar2").exists, within=15.0)
+    assert eventually((here / "fubar2").exists, within=30.0)
     assert (here / "humans").read_text() == "there\n"
 
 
@@ -208,7 +208,7 @@ def test_every_command_does_what_it_says(flockctl):
     assert " ".join(row) == "lockid slots holders holder waiting"
     assert " ".join(row["holders"][0]) == "owner host run_id since slot token reason kept"
     assert row["holder"] == row["holders"][0]
-    assert value("notices", "bender1") == []
+    assert eventually(lambda: value("notices", "bender1"), within=30.0, becomes=[]) == []
     assert fields("dishes", "bender0") == "name recipe wash_recipe sink state washed_at"
     assert "ok   registry reachable" in out("doctor")
     assert value("run-list", "bender1", "add", "recipe[planet_express::more]") == [
@@ -271,5 +271,5 @@ def test_own_actors_serve_as_the_manual_shows(registry_url, tmp_path):
             itchy.send_signal(signal.SIGSTOP)
             itchy.terminate()
             itchy.send_signal(signal.SIGCONT)
-            assert itchy.wait(20) == 0
+            assert itchy.wait(40) == 0
             itchy.stdout.close()

@@ -41,8 +41,6 @@ from tests.system.ordered_process import OtherSideFailed
 from tests.system.registry_process import RegistryProcess, presence_record
 from tests.system.zookeeper_faults import CREATE2, MULTI, SET_DATA, Proxy, end_session
 
-pytestmark = pytest.mark.timeout(90)
-
 SESSION = 2.0
 DELAY = 0.5
 OWNER = LockOwner("bender0", "planet-express")
@@ -688,7 +686,7 @@ def test_an_outage_is_waited_for_once_and_not_by_each_operation(member, behind_p
 def test_a_server_that_is_killed_and_back_soon_costs_nothing_that_is_held(
     own_zookeeper, new_member
 ):
-    member = new_member(own_zookeeper.url(), session_timeout=8.0)
+    member = new_member(own_zookeeper.url(), session_timeout=20.0)
     record = presence_record("bender0")
     member.announce(record)
     lock = member.acquire("web", OWNER, wait=5)
@@ -700,7 +698,7 @@ def test_a_server_that_is_killed_and_back_soon_costs_nothing_that_is_held(
 
     # The state may still say that we are connected to the server that was killed.
     assert (
-        eventually(lambda: member.presence("bender0"), within=7, ignoring=RegistryUnavailable)
+        eventually(lambda: member.presence("bender0"), within=20, ignoring=RegistryUnavailable)
         == record
     )
     assert member.state() is SessionState.CONNECTED
@@ -819,7 +817,7 @@ def test_a_closed_registry_leaves_no_thread_even_when_the_servers_are_gone_or_st
 
 
 def test_the_loss_of_the_leader_costs_no_session_and_no_lock(own_ensemble, new_member):
-    member = new_member(own_ensemble.url(), session_timeout=8.0)
+    member = new_member(own_ensemble.url(), session_timeout=20.0)
     member.announce(presence_record("bender0"))
     lock = member.acquire("web", OWNER, wait=5)
     session = member._session.guard.session
@@ -828,7 +826,7 @@ def test_the_loss_of_the_leader_costs_no_session_and_no_lock(own_ensemble, new_m
     assert (
         eventually(
             lambda: member.write("doc", "after", under=lock),
-            within=15,
+            within=30,
             ignoring=RegistryUnavailable,
         )
         >= 1
@@ -841,7 +839,7 @@ def test_the_loss_of_the_leader_costs_no_session_and_no_lock(own_ensemble, new_m
 def test_a_server_that_hangs_is_left_in_time_although_it_is_asked_all_the_while(
     own_ensemble, new_member
 ):
-    member = new_member(own_ensemble.url(), session_timeout=8.0)
+    member = new_member(own_ensemble.url(), session_timeout=15.0)
     lock = member.acquire("web", OWNER, wait=5)
     session = member._session.guard.session
     port = member._session._client._connection._socket.getpeername()[1]
@@ -851,7 +849,7 @@ def test_a_server_that_hangs_is_left_in_time_although_it_is_asked_all_the_while(
     # Each question is a sign of life to the server, and there is none from it.
     assert eventually(
         lambda: member._session.requests(0.3).exists("/"),
-        within=12,
+        within=25,
         ignoring=RegistryUnavailable,
     )
     assert member._session.guard.session == session

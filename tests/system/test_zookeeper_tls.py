@@ -17,10 +17,9 @@ from zookeeper_servers import NotInstalled, ZooKeeperEnsemble, free_ports
 from registry.contract import LockOwner, RegistrySettings, RegistryUnavailable, WrongRegistry
 from registry.zookeeper import ZooKeeperRegistry
 
-pytestmark = [
-    pytest.mark.timeout(90),
-    pytest.mark.skipif(shutil.which("openssl") is None, reason="makes certificates with openssl"),
-]
+pytestmark = pytest.mark.skipif(
+    shutil.which("openssl") is None, reason="makes certificates with openssl"
+)
 
 
 @dataclass(frozen=True)
