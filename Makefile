@@ -51,12 +51,15 @@ demo: $(READY) ## three processes: a node converges because another process aske
 	@$(BIN)/python scripts/demo --registry $(REGISTRY)
 
 # What is started here is stopped here, whatever happens, and the exit code is that of the tests.
+# What they write goes with it, also when they are killed, but for pytest's own folders: a failure
+# is looked into there.
 test: $(READY) ## get and start a ZooKeeper, run all tests, stop it
 	@home=$$(mktemp -d) || exit 1; \
 	trap 'scripts/zookeeper stop --home "$$home" >/dev/null; rm -rf "$$home"' EXIT; \
 	trap 'exit 130' INT; trap 'exit 143' TERM HUP; \
 	scripts/network_tools; hosts=$$(scripts/zookeeper start --home "$$home") || exit 1; \
-	FLOCK_TEST_ZOOKEEPER="$$hosts" $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
+	PYTEST_DEBUG_TEMPROOT="$${TMPDIR:-/tmp}" TMPDIR="$$home" FLOCK_TEST_ZOOKEEPER="$$hosts" \
+	  $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
 lint: $(READY) ## ruff, mypy --strict, and the one-way imports
 	$(BIN)/ruff check

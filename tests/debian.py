@@ -7,7 +7,6 @@ import fcntl
 import os
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Iterator
 
 import pytest
@@ -16,7 +15,8 @@ import pytest
 @contextlib.contextmanager
 def changing_the_machine() -> Iterator[None]:
     """Keep other workers from changing packages and accounts meanwhile."""
-    with open(f"{tempfile.gettempdir()}/flock-tests-machine.lock", "w") as lock:
+    # One for all runs on this machine, wherever each of them keeps its temporary files.
+    with open("/tmp/flock-tests-machine.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
