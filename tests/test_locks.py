@@ -126,10 +126,10 @@ def test_a_lock_in_doubt_is_waited_for_at_the_boundary_until_it_is_confirmed():
     lock.now = LockState.DOUBTFUL
     passed = threading.Thread(target=locks.boundary)
     passed.start()
-    assert eventually(locks.waits.as_data, within=2.0) is not None
+    assert eventually(locks.waits.as_data, within=20.0) is not None
     assert passed.is_alive()
     lock.now = LockState.HELD
-    passed.join(2.0)
+    passed.join(20.0)
     assert not passed.is_alive()
     assert locks.is_held("web")
 

@@ -14,12 +14,12 @@ def test_a_long_action_of_a_notice_is_shown_and_can_be_ended(alone):
     )
     alone.node("bender0", "--run-list", "cb")
     sent = alone("notify", "bender0", "execute[long]", "run", "--json").value
-    assert eventually((alone.folder / "reached").exists, within=10.0)
+    assert eventually((alone.folder / "reached").exists, within=30.0)
 
     def state():
         return alone("nodes", "--json").value[0]["state"]
 
-    assert eventually(state, within=10.0, becomes="acting") == "acting"
+    assert eventually(state, within=30.0, becomes="acting") == "acting"
     what = f"run execute[long] (notice {sent['id']} from {sent['from']})"
     shown = alone("runs", "bender0")
     assert (shown.code, shown.out) == (0, "")
@@ -30,8 +30,8 @@ def test_a_long_action_of_a_notice_is_shown_and_can_be_ended(alone):
     ended = alone("cancel", "bender0", "--reason", "enough")
     assert ended.err == f"bender0: {what} is told to end\n"
     assert run.ended().code == 0
-    assert eventually(state, within=5.0, becomes="idle") == "idle"
-    (dead,) = alone("notices", "bender0", "--dead", "--json").value
+    assert eventually(state, within=30.0, becomes="idle") == "idle"
+    (dead,) = eventually(lambda: alone("notices", "bender0", "--dead", "--json").value, 30.0)
     assert (dead["id"], dead["state"]) == (sent["id"], "dead")
     assert dead["error"].startswith("cancelled by ")
     assert dead["error"].endswith(": enough")

@@ -33,14 +33,14 @@ def crowd(registry_url: str, tmp_path: Path) -> Iterator[list[str]]:
         for number, process in enumerate(processes):
             process.begin("gather", names=names[number::PROCESSES], folder=str(tmp_path))
         for process in processes:
-            process.result(within=60.0)
+            process.result(within=90.0)
         yield names
     finally:
         for process in processes:
             process.close()
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(400)
 def test_one_ill_process_among_fifty_leaves_the_calls_to_the_others_as_they_were(
     registry_url: str, tmp_path: Path, crowd: list[str]
 ) -> None:
@@ -61,7 +61,7 @@ def test_one_ill_process_among_fifty_leaves_the_calls_to_the_others_as_they_were
             # What a busy machine does once is no fault of the ill one; what is comes each time.
             for fault in WATCHED:
                 more = eventually(
-                    partial(more_than_without, fault), within=30.0, until=lambda more: more < MORE
+                    partial(more_than_without, fault), within=75.0, until=lambda more: more < MORE
                 )
                 assert more < MORE, fault
     finally:

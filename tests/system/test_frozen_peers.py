@@ -57,7 +57,7 @@ def test_a_process_that_stands_still_before_during_or_after_a_call(
     ends = [end_of(lasting), end_of(long)]
     took = time.monotonic() - began
     assert isinstance(short_end, CallTimeout)
-    assert 0.9 < short_took < 2.0
+    assert 0.9 < short_took < 3.0
     assert short_end.may_have_run is True
     # With ZooKeeper its session may end before the connection does.
     assert isinstance(unconnected_end, NodeUnreachable | NodeDownError)

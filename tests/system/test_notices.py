@@ -185,7 +185,7 @@ def test_a_registry_that_is_away_for_the_whole_run_holds_up_nothing(
         report = sender.run()
 
         assert report["resources"][0]["state"] == "changed"
-        assert report["resources"][0]["seconds"] < 1.0
+        assert report["resources"][0]["seconds"] < 2.0  # an operation without a registry takes 3
         assert len(report["notices"]) == 1
         own_zookeeper.servers[0].start()
         assert eventually(lambda: fleet.lines("out"), 40.0) == ["done"]

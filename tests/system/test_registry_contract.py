@@ -845,7 +845,7 @@ def test_the_wait_for_a_lock_ends_in_time_and_leaves_nothing_in_the_line(registr
     with pytest.raises(LockTimeout) as late:
         second.acquire("web", OWNER, wait=0.6)
     waited = time.monotonic() - began
-    assert 0.5 < waited < 2.0
+    assert 0.5 < waited < 4.0
     assert late.value.waited == pytest.approx(waited, abs=0.5)
     assert registry.lock_status("web").waiting == ()
 

@@ -272,7 +272,7 @@ def test_an_answer_that_nobody_can_read_costs_the_session_and_no_more(member, be
     member.create("doc", 1)
     assert changed.wait(5)
     # The old session is not ended by a goodbye; the entry of the new one replaces its.
-    found = eventually(lambda: member.presence("bender0"), within=2 * SESSION)
+    found = eventually(lambda: member.presence("bender0"), within=10 * SESSION)
     assert found == record
 
 
@@ -668,7 +668,7 @@ def test_an_outage_is_waited_for_once_and_not_by_each_operation(member, behind_p
             behind_proxy.read("doc")
     with pytest.raises(RegistryUnavailable):
         behind_proxy.acquire("web", OWNER, wait=0)
-    assert time.monotonic() - began < 2.0
+    assert time.monotonic() - began < 3.0
 
     proxy.reopen()
     assert eventually(
@@ -753,12 +753,12 @@ def test_an_outage_is_bounded_for_everybody_and_over_soon_after_the_servers_are_
     assert max(map(ends_in, operations[6:])) < 4.0
     assert eventually(lock.state, within=5, becomes=LockState.LOST) is LockState.LOST
     assert eventually(member.state, within=5, becomes=SessionState.LOST) is SessionState.LOST
-    assert eventually(lambda: seen, within=2, becomes=[LockState.DOUBTFUL, LockState.LOST]) == [
+    assert eventually(lambda: seen, within=10, becomes=[LockState.DOUBTFUL, LockState.LOST]) == [
         LockState.DOUBTFUL,
         LockState.LOST,
     ]
     assert eventually(
-        lambda: states, within=2, becomes=[SessionState.SUSPENDED, SessionState.LOST]
+        lambda: states, within=10, becomes=[SessionState.SUSPENDED, SessionState.LOST]
     ) == [SessionState.SUSPENDED, SessionState.LOST]
 
     own_zookeeper.start()
