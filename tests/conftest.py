@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 import pytest
 from zookeeper_servers import NotInstalled, ZooKeeperEnsemble
 
-from tests.debian import may_change_the_machine
+from tests.debian import CHANGES_WITHIN, may_change_the_machine
 from tests.support import MARK, eventually, processes_of_tests
 
 if TYPE_CHECKING:
@@ -192,6 +192,13 @@ def _kill(pid: int) -> None:
 
 
 # --- changes of the machine ----------------------------------------------------
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give tests time that wait for each other before they change the machine."""
+    for item in items:
+        if item.get_closest_marker("system_changes") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(CHANGES_WITHIN))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -13,7 +13,7 @@ from flock.converge.fact_engines import COMMANDS, KEPT_SECONDS, EngineFacts
 from flock.errors import RunCancelled
 from flock.journal import Journal
 from flock.settings import load_settings
-from tests.debian import need
+from tests.debian import CHANGES_WITHIN, need
 from tests.kitchens import is_running
 from tests.support import eventually
 
@@ -145,7 +145,7 @@ def test_our_own_names_keep_their_form(journal, stand_in):
     }
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(CHANGES_WITHIN)
 def test_what_facter_prints_leaves_chefs_names_in_place(journal):
     need("facter")
     ours = machine_facts.collect()

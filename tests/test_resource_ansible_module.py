@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from tests.debian import install, may_change_the_machine
+from tests.debian import CHANGES_WITHIN, install, may_change_the_machine
 from tests.kitchens import changes, failure, states
 
 needs_ansible = pytest.mark.skipif(
@@ -85,7 +85,7 @@ def test_an_unknown_module_is_named(site):
 
 
 @needs_ansible
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(CHANGES_WITHIN)
 def test_a_module_that_starts_itself_under_the_systems_python_answers(site):
     """`apt` needs bindings that only the system's Python has, and goes there by itself."""
     if subprocess.run(["/usr/bin/python3", "-c", "import apt"], check=False).returncode != 0:

@@ -171,7 +171,6 @@ def test_what_may_stand_in_a_crontab_may_be_declared(minute, hour, day, month, w
 
 
 @pytest.mark.system_changes
-@pytest.mark.timeout(400)
 def test_a_real_crontab_takes_the_entries(site):
     install("cron")
     user = f"flkc{os.getpid()}"

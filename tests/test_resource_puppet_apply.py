@@ -110,7 +110,6 @@ def test_wrong_properties_are_named_with_their_place(site, properties, problem):
 
 
 @pytest.mark.system_changes
-@pytest.mark.timeout(400)
 def test_a_real_manifest_changes_once(site):
     install("puppet-agent")
     code = f'file {{ "{site.folder}/a": content => "one\\n" }}'
@@ -125,7 +124,6 @@ def test_a_real_manifest_changes_once(site):
 
 
 @pytest.mark.system_changes
-@pytest.mark.timeout(400)
 def test_a_real_manifest_that_fails_says_why(site):
     install("puppet-agent")
     site.write("bad.pp", "file { '{here}/nowhere/a': ensure => file }")

@@ -17,7 +17,7 @@ import pytest
 
 from flock.ctl.names import known_names, note_names
 from flock.settings import load_settings
-from tests.debian import need
+from tests.debian import CHANGES_WITHIN, need
 from tests.flockctl import Flockctl, flockctl_on
 
 
@@ -139,13 +139,13 @@ def test_the_script_for_bash_completes_in_a_real_bash(environment):
     assert names == "bender0 bender1"
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(CHANGES_WITHIN)
 def test_the_script_for_fish_completes_in_a_real_fish(environment):
     script = "flockctl completion fish | source; complete -C 'flockctl runs bend'"
     assert ask_shell(environment, "fish", "-c", script).split() == ["bender0", "bender1"]
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(CHANGES_WITHIN)
 def test_the_script_for_zsh_completes_in_a_real_zsh(environment):
     # zsh completes only where somebody types: at a terminal of its own.
     need("zsh")
