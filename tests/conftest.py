@@ -38,6 +38,9 @@ os.environ[MARK] = f"{os.getpid()}-{secrets.token_hex(4)}"
 # the processes of tests are to know it all the same.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+# What is handled here, and not ignored, is as usual for them: so, too, with what nohup ignores.
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, lambda *_: None)
 
 # Settings of whoever runs the tests must not reach them.
 for _name in [name for name in os.environ if name.startswith("FLOCK_")]:
