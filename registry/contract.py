@@ -714,7 +714,7 @@ class Registry(ABC):
         is the smallest that any holder or the contender counts. Not
         re-entrant: who asks twice waits for himself. Who comes first in line
         and is of the group of a holder enters beside him, whatever the number
-        of slots.
+        of slots, unless a slot is kept for one of this group.
 
         A lock taken with `keep` is freed by `release` alone: where it ends
         otherwise (`abandon`, a death, a lost session, closing) its slot is

@@ -7,7 +7,8 @@ there is none. So a hand-over is one transaction of the one who leaves, and
 wakes the one who enters and nobody else. Holders of one group count as one.
 
 A ticket of an empty session is a slot that is kept: its holder ended without
-a release, and nobody but the same owner may have it.
+a release, and nobody but the same owner may have it. While one of a group is
+kept its group lets nobody else in.
 
 A line is settled over the living only: where it would be blocked, the life
 files of those in front are looked at, and what died with a process is removed
@@ -64,8 +65,8 @@ class Ticket(NamedTuple):
         return from_plain(LockOwner, decode(self.owner))
 
     def unit(self) -> str | int:
-        """Return what counts as one holder: a group, or a ticket by itself."""
-        return self.who().group or self.id
+        """Return what counts as one holder: a group, or a ticket by itself, as a kept one does."""
+        return self.id if self.session == KEPT else self.who().group or self.id
 
 
 def tickets_in(rows: Sequence[Sequence[Any]]) -> list[Ticket]:
@@ -144,7 +145,8 @@ def _may_enter(ticket: Ticket, holders: Sequence[Ticket]) -> bool:
     """Say whether there is room beside these holders: for one more, or in their group."""
     units = {holder.unit() for holder in holders}
     in_force = min([ticket.slots, *(holder.slots for holder in holders)])
-    return len(units) < in_force or ticket.unit() in units
+    closed = {holder.who().group for holder in holders if holder.session == KEPT}
+    return len(units) < in_force or (ticket.unit() in units and ticket.who().group not in closed)
 
 
 def _first_dead(folder: Folder, tickets: Sequence[Ticket]) -> str | None:

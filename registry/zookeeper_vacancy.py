@@ -51,7 +51,7 @@ class Vacancy:
             if self._is_kept_for_us(claim):
                 delay = self._work_left(mark, claim, us)
                 # What is kept for others is in nobody's way here: no one works under that.
-                if delay <= 0 and self._is_full(self._occupied(slots, us, self._work_left)):
+                if delay <= 0 and self._is_full(slots, self._occupied(slots, us, self._work_left)):
                     delay = math.inf
                 return number, delay
         for number, claim in slots.held.items():
@@ -69,7 +69,7 @@ class Vacancy:
             self.next_look = min(self.next_look, delay)
             return number if delay <= 0 else None
         occupied = self._occupied(slots, us, self._delay_left)
-        if self._is_full(occupied):
+        if self._is_full(slots, occupied):
             return None
         return next(number for number in itertools.count() if number not in occupied)
 
@@ -83,13 +83,20 @@ class Vacancy:
                 self.next_look = min(self.next_look, remaining)
         return occupied
 
-    def _is_full(self, occupied: dict[int, Claim | None]) -> bool:
-        units = {
-            claim.group if claim is not None and claim.group else number
-            for number, claim in occupied.items()
+    def _is_full(self, slots: Slots, occupied: dict[int, Claim | None]) -> bool:
+        """Say whether there is room neither for one more nor in our group."""
+        claims = {number: claim for number, claim in occupied.items() if claim is not None}
+        # One that is kept counts by itself, and closes its group: nobody follows it down.
+        kept = {n for n, claim in claims.items() if claim.keep and n not in slots.held}
+        open_groups = {
+            n: claim.group for n, claim in claims.items() if claim.group and n not in kept
         }
-        in_force = min([self.slots, *(claim.slots for claim in occupied.values() if claim)])
-        return len(units) >= in_force and (not self.owner.group or self.owner.group not in units)
+        units = {open_groups.get(number, number) for number in occupied}
+        in_force = min([self.slots, *(claim.slots for claim in claims.values())])
+        closed = {claims[number].group for number in kept}
+        group = self.owner.group
+        may_join = group in open_groups.values() and group not in closed
+        return len(units) >= in_force and not may_join
 
     def marks_of_the_past(self, slots: Slots, number: int, us: Claim) -> list[str]:
         """Return the marks that go when we take a slot: their time is over."""

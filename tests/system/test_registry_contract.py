@@ -1097,6 +1097,23 @@ def test_who_comes_back_in_another_group_waits_for_those_of_his_old_one(registry
     assert back.result(SEEN).slot == kept.slot
 
 
+def test_nobody_of_its_group_follows_whose_slot_is_kept(registry, second):
+    def member(number: int) -> LockOwner:
+        return LockOwner(f"bender{number}", "planet-express", group="rack1")
+
+    failed = registry.acquire("web", member(0), wait=0, keep=True)
+    beside = second.acquire("web", member(1), wait=0)
+    failed.abandon()
+    with pytest.raises(LockTimeout):
+        second.acquire("web", member(2), wait=0.3)
+    beside.release()
+    with pytest.raises(LockTimeout):
+        second.acquire("web", member(2), wait=0.3)
+    again = registry.acquire("web", member(0), wait=SEEN)
+    assert second.acquire("web", member(2), wait=SEEN).held
+    assert again.held
+
+
 def test_who_counts_fewer_slots_when_he_comes_back_waits_for_who_holds_another(
     registry, second, threads
 ):
