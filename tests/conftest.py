@@ -42,10 +42,11 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
     signal.signal(signal.SIGHUP, lambda *_: None)
 
-# Settings of whoever runs the tests must not reach them.
+# Settings of whoever runs the tests, and of a node on this machine, must not reach them.
 for _name in [name for name in os.environ if name.startswith("FLOCK_")]:
     if not _name.startswith("FLOCK_TEST_"):
         del os.environ[_name]
+os.environ["FLOCK_CONFIG"] = ""
 
 THREADS_OF_LIBRARIES = (
     # One per test; pytest-timeout ends it after our own check.
@@ -66,6 +67,7 @@ _lasting_processes: set[int] = set()
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Work in an empty folder, out of reach of the machine's own configuration file."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("FLOCK_CONFIG")
     monkeypatch.setattr("flock.settings_file.SYSTEM_FILE", tmp_path / "etc" / "flock.toml")
     return tmp_path
 

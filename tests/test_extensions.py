@@ -14,7 +14,8 @@ from flock.settings import BACKENDS, STOCK_ACTORS, Settings, load_settings
 pytestmark = pytest.mark.usefixtures("here")
 
 
-def test_the_embedded_registry_needs_no_zookeeper_client(here):
+def test_the_embedded_registry_needs_no_zookeeper_client(here, monkeypatch):
+    monkeypatch.setenv("FLOCK_CONFIG", "")
     script = (
         "import sys; from flock.extensions import make_registry;"
         "from flock.settings import load_settings;"

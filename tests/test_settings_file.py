@@ -21,6 +21,7 @@ def path(tmp_path):
 @pytest.fixture
 def system_file(tmp_path, monkeypatch):
     path = tmp_path / "system.toml"
+    monkeypatch.delenv("FLOCK_CONFIG")
     monkeypatch.setattr("flock.settings_file.SYSTEM_FILE", path)
     monkeypatch.chdir(tmp_path)
     return path
