@@ -140,6 +140,20 @@ def test_a_guard_that_raises_fails_the_resource_and_names_its_line(site):
     assert report["error"] == (f"log[x] ({path}:3): ZeroDivisionError: division by zero ({path}:3)")
 
 
+@pytest.mark.parametrize(
+    ("asked", "error"),
+    [
+        ("node['kernel']['relase']", "no attribute 'relase' (did you mean 'release'?)"),
+        ("node.kernel", "node has no 'kernel': an attribute is read as node['kernel']"),
+        ("node.role('web')", "node has no 'role' (here: 'web' in node.roles)"),
+    ],
+)
+def test_what_a_guard_asks_of_the_node_in_vain_is_said_with_what_is_near(site, asked, error):
+    path = site.recipe(f"log('x').only_if(lambda: {asked})")
+
+    assert row(site.converge(), "log[x]")["error"] == f"{error} ({path}:2)"
+
+
 # --- notifications
 
 

@@ -32,6 +32,8 @@ _INSTEAD: Mapping[str, str] = {
     "sysctl": "ansible_module('sysctl', …)",
     "systemd_service": "service",
     "systemd_unit": "file or template, and service",
+    "tag": "node.normal['tags'] = ['…']",
+    "tagged": "'…' in node['tags']",
     "value_for_platform": "node['platform']",
     "yum_package": "package",
 }

@@ -15,12 +15,13 @@ from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
 
-from flock.converge.attributes import Attributes, MissingAttribute, ReadOnly, look_up
+from flock.converge.attributes import Attributes, ReadOnly, look_up
 from flock.converge.cancellation import Cancellation
 from flock.converge.chef_words import said_here
 from flock.converge.collection import Collection
 from flock.converge.cookbooks import Cookbooks
 from flock.converge.kinds import Kinds
+from flock.converge.mistakes import mistake_text
 from flock.converge.notification import Notification, Timing, parse_resource_name
 from flock.converge.properties import nearest
 from flock.converge.resource import Resource, declare
@@ -325,18 +326,8 @@ def _translated(label: str, path: Path | None = None) -> Iterator[None]:
     except NameError as error:
         hint = _missing_import(error.name)
         raise RecipeError(f"NameError: {error}{hint}", _line_in(error, path) or label) from error
-    except MissingAttribute as error:
-        raise RecipeError(str(error), _line_in(error, path) or label) from error
-    except AttributeError as error:
-        instead_of = getattr(error.obj, "_instead_of", None)
-        if instead_of is None:
-            message = f"AttributeError: {error}"
-        else:
-            message = f"node has no {error.name!r}{instead_of(error.name)}"
-        raise RecipeError(message, _line_in(error, path) or label) from error
     except (Exception, SystemExit) as error:
-        message = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-        raise RecipeError(message, _line_in(error, path) or label) from error
+        raise RecipeError(mistake_text(error), _line_in(error, path) or label) from error
 
 
 def _missing_import(name: str | None) -> str:

@@ -22,6 +22,7 @@ from flock.converge.delayed import DelayedActions
 from flock.converge.kinds import Kinds
 from flock.converge.ledger import Ledger
 from flock.converge.locks import RunLocks
+from flock.converge.mistakes import mistake_text
 from flock.converge.notification import Notification, Timing, Trail
 from flock.converge.outbound import Outbound
 from flock.converge.provider import Change, Machine, Outcome, Skipped
@@ -511,7 +512,7 @@ def _error_text(error: BaseException, resource: Resource) -> str:
         return f"{error.strerror}: {error.filename}"
     if isinstance(error, FlockError | OSError):
         return str(error) or type(error).__name__
-    text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    text = mistake_text(error)
     place = _place_in_own_code(traceback.extract_tb(error.__traceback__))
     return f"{text} ({place})" if place else text
 

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, cast
 import jinja2
 
 from flock.converge.files import stat_or_none
+from flock.converge.mistakes import mistake_text
 from flock.converge.placed_file import PlacedFile, content_changes, removal_changes
 from flock.converge.properties import nearest
 from flock.converge.provider import Change, CookbookFiles, Kind, Provider
@@ -144,8 +145,7 @@ class _Templates(jinja2.BaseLoader):
         except jinja2.TemplateError as error:
             raise RecipeError(str(error), self._place(error)) from error
         except Exception as error:
-            text = f"{type(error).__name__}: {error}"
-            raise RecipeError(text, self._place(error)) from error
+            raise RecipeError(mistake_text(error), self._place(error)) from error
 
     def _place(self, error: Exception) -> str:
         """Return `file:line` of an error: Jinja2 writes the templates' lines into the traceback."""
