@@ -41,6 +41,8 @@ def collect() -> dict[str, Any]:
         "languages": {"python": {"version": platform.python_version()}},
         **_distribution(),
     }
+    if domain := facts["fqdn"].partition(".")[2]:
+        facts["domain"] = domain
     if memory := _memory():
         facts["memory"] = memory
     facts.update(_network())
@@ -59,11 +61,13 @@ def _fully_qualified_name() -> str:
     )
     asking.start()
     asking.join(NAME_SERVER_SECONDS)
-    return found[0] if found else short
+    # What a hosts file says that gives this machine's name to the loopback address.
+    is_loopback = not found or found[0].partition(".")[0] == "localhost"
+    return short if is_loopback else found[0]
 
 
 def _distribution() -> dict[str, Any]:
-    """Return platform, its version and family."""
+    """Return platform, its version and family, and what Chef has below `lsb`."""
     try:
         release = platform.freedesktop_os_release()
     except OSError:
@@ -75,6 +79,15 @@ def _distribution() -> dict[str, Any]:
         "platform": identity,
         "platform_version": release.get("VERSION_ID") or _rolling_version(release),
         "platform_family": family,
+        "lsb": {
+            key: release[source]
+            for key, source in (
+                ("id", "NAME"),
+                ("release", "VERSION_ID"),
+                ("codename", "VERSION_CODENAME"),
+            )
+            if source in release
+        },
     }
 
 
