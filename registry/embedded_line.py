@@ -110,7 +110,7 @@ def _grant(transaction: Transaction, folder: Folder, lockid: str) -> str | None:
             continue
         # Past everybody in line, and past what is kept for others: nobody works under that.
         beside = [holder for holder in holders if holder.session != KEPT]
-        enters = _may_enter(ticket, beside)
+        enters = may_enter(ticket, beside)
         dead = _first_dead(folder, [ticket] if enters else beside)
         if dead is not None:
             return dead
@@ -123,7 +123,7 @@ def _grant(transaction: Transaction, folder: Folder, lockid: str) -> str | None:
     for ticket in waiting:
         if _kept_for(ticket, holders) is not None:
             return None  # no other slot is for him, and nobody passes the first in line
-        enters = _may_enter(ticket, holders)
+        enters = may_enter(ticket, holders)
         dead = _first_dead(folder, [ticket] if enters else holders)
         if dead is not None or not enters:
             return dead
@@ -141,7 +141,7 @@ def _kept_for(ticket: Ticket, holders: Sequence[Ticket]) -> Ticket | None:
     )
 
 
-def _may_enter(ticket: Ticket, holders: Sequence[Ticket]) -> bool:
+def may_enter(ticket: Ticket, holders: Sequence[Ticket]) -> bool:
     """Say whether there is room beside these holders: for one more, or in their group."""
     units = {holder.unit() for holder in holders}
     in_force = min([ticket.slots, *(holder.slots for holder in holders)])

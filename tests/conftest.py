@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import HealthCheck, settings
 from zookeeper_servers import NotInstalled, ZooKeeperEnsemble
 
 from tests.debian import CHANGES_WITHIN, may_change_the_machine
@@ -47,6 +48,12 @@ for _name in [name for name in os.environ if name.startswith("FLOCK_")]:
     if not _name.startswith("FLOCK_TEST_"):
         del os.environ[_name]
 os.environ["FLOCK_CONFIG"] = ""
+
+# How long an example takes says nothing where other tests run beside it.
+settings.register_profile(
+    "unhurried", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("unhurried")
 
 THREADS_OF_LIBRARIES = (
     # One per test; pytest-timeout ends it after our own check.
