@@ -25,9 +25,12 @@ from flock.proxy import ActorProxy, NodeProxy, offered_by
 _ASK_WITHIN = 2.0
 _OURS = (Flock, NodeProxy, ActorProxy, Globals, NodeObject)
 
-_QUOTED = r"""(?:'[^'\\]*'|"[^"\\]*")"""
+_QUOTED = r"""(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")"""
 _WALK = rf"[A-Za-z_]\w*(?:\.\w+|\[{_QUOTED}\])*"
-_KEY = re.compile(rf"(?P<walk>{_WALK})\[(?P<quote>['\"]?)(?P<part>[^'\"\[\]]*)$")
+_KEY = re.compile(
+    rf"""(?P<walk>{_WALK})\[(?:(?P<quote>['"])(?P<part>(?:(?!(?P=quote)).)*)"""
+    r"""|(?P<bare>[^'"\[\]]*))$"""
+)
 _ATTRIBUTE = re.compile(rf"(?P<walk>{_WALK})\.(?P<part>\w*)$")
 _NAME = re.compile(r"(?:^|[^\w.'\"\]])(?P<part>[A-Za-z_]\w*)$")
 
@@ -57,22 +60,44 @@ def complete(before: str, after: str, namespace: Mapping[str, Any]) -> Offer:
     Returns:
         Nothing to offer where something goes wrong on the way.
     """
+    match = _KEY.search(before) or _ATTRIBUTE.search(before)
+    if match is None:
+        return _names(before, namespace)
+    is_key = match.re is _KEY
+    part = (match["part"] or match["bare"] or "") if is_key else match["part"]
+    quote = (match["quote"] or "") if is_key else ""
     try:
-        if match := _KEY.search(before):
-            part, quote = match["part"], match["quote"] or "'"
-            value = walk(match["walk"], namespace)
-            fitting = [key for key in _keys(value) if key.startswith(part) and quote not in key]
-            found = [_without_end(f"{quote}{key}{quote}]", after) for key in fitting]
-            return Offer(match["quote"] + part, found, isinstance(value, _OURS))
-        if match := _ATTRIBUTE.search(before):
-            value = walk(match["walk"], namespace)
-            return Offer(match["part"], _attributes(value, match["part"]), isinstance(value, _OURS))
-    except (FlockError, LookupError, AttributeError, TypeError):
+        value = walk(match["walk"], namespace)
+        if is_key:
+            found = [_without_end(each, after) for each in _quoted_keys(value, part, quote)]
+        else:
+            found = _attributes(value, part)
+    except FlockError:
+        # Of a node that is not there, say: nobody else knows what is on it.
+        return Offer(quote + part, is_ours=True)
+    except (LookupError, AttributeError, TypeError):
         return Offer()
-    if match := _NAME.search(before):
-        known = {*namespace, *dir(builtins), *keyword.kwlist}
-        return Offer(match["part"], sorted(n for n in known if n.startswith(match["part"])))
-    return Offer()
+    return Offer(quote + part, found, isinstance(value, _OURS))
+
+
+def _names(before: str, namespace: Mapping[str, Any]) -> Offer:
+    """Return the names that the end of a line may become."""
+    match = _NAME.search(before)
+    if match is None:
+        return Offer()
+    known = {*namespace, *dir(builtins), *keyword.kwlist}
+    return Offer(match["part"], sorted(n for n in known if n.startswith(match["part"])))
+
+
+def _quoted_keys(value: Any, part: str, quote: str) -> list[str]:
+    """Return the keys that begin with what was typed, as Python writes them, with the bracket."""
+    found = []
+    for key in _keys(value):
+        mark = quote or ('"' if "'" in key else "'")
+        written = key.replace("\\", r"\\")
+        if written.startswith(part) and mark not in key:
+            found.append(f"{mark}{written}{mark}]")
+    return found
 
 
 def _without_end(candidate: str, after: str) -> str:

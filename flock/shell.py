@@ -141,6 +141,14 @@ def error_text(error: BaseException) -> str:
     return f"{cause}\n{text}" if has_run and isinstance(cause, RemoteTraceback) else text
 
 
+def _is_from_the_flock(error: BaseException) -> bool:
+    """Say whether an error is one of the flock, or was raised over there.
+
+    Where we are when it arrives here is of no interest.
+    """
+    return isinstance(error, FlockError) or isinstance(error.__cause__, RemoteTraceback)
+
+
 def interrupted_text(traceback: TracebackType | None) -> str:
     """Return what to say after Ctrl-C: whether a call was waited for, and that it goes on."""
     while traceback is not None:
@@ -198,10 +206,11 @@ class PlainShell(code.InteractiveConsole):
             raise
         except KeyboardInterrupt as error:
             self.write(f"\n{interrupted_text(error.__traceback__)}\n")
-        except FlockError as error:
-            self.write(f"{error_text(error)}\n")
-        except Exception:  # noqa: BLE001 - whatever it is, the prompt shows it and goes on
-            self.showtraceback()
+        except Exception as error:  # noqa: BLE001 - whatever it is, the prompt shows it and goes on
+            if _is_from_the_flock(error):
+                self.write(f"{error_text(error)}\n")
+            else:
+                self.showtraceback()
 
     def _set_completion(self) -> None:
         try:
@@ -220,8 +229,8 @@ class PlainShell(code.InteractiveConsole):
             return found[state] if state < len(found) else None
 
         readline.set_completer(offer)
-        # Only blanks part words: what stands in brackets and quotes is completed as one.
-        readline.set_completer_delims(" \t\n")
+        # Nothing parts words: a name in brackets and quotes may hold anything.
+        readline.set_completer_delims("")
         # libedit, which some Pythons have in its place, is told otherwise.
         libedit = "libedit" in (readline.__doc__ or "")
         readline.parse_and_bind("bind ^I rl_complete" if libedit else "tab: complete")
@@ -249,8 +258,12 @@ def run_ipython(namespace: dict[str, Any], banner: str) -> None:
         line = context.full_text.split("\n")[context.cursor_line]
         until, after = line[: context.cursor_position], line[context.cursor_position :]
         offered = complete(until, after, prompt.user_ns)
+        # IPython asks others, too, where nothing is offered: what was typed is more than nothing.
+        nothing = [offered.replaced] if offered.is_ours and offered.replaced else []
         return {
-            "completions": [SimpleCompletion(each, type="") for each in offered.candidates],
+            "completions": [
+                SimpleCompletion(each, type="") for each in offered.candidates or nothing
+            ],
             "matched_fragment": offered.replaced,
             "suppress": offered.is_ours,
         }
@@ -262,10 +275,13 @@ def run_ipython(namespace: dict[str, Any], banner: str) -> None:
         _: Any, kind: type[BaseException], error: BaseException, trace: Any, **__: Any
     ) -> None:
         is_interrupt = issubclass(kind, KeyboardInterrupt)
+        if not is_interrupt and not _is_from_the_flock(error):
+            prompt.showtraceback((kind, error, trace), running_compiled_code=True)
+            return
         text = f"\n{interrupted_text(trace)}" if is_interrupt else error_text(error)
         print(text, file=sys.stderr)  # noqa: T201 - the prompt's answer
 
-    prompt.set_custom_exc((KeyboardInterrupt, FlockError), show)
+    prompt.set_custom_exc((KeyboardInterrupt, Exception), show)
 
     explain = prompt.find_line_magic("pinfo")
 

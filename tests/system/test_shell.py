@@ -256,7 +256,11 @@ def test_an_error_of_the_flock_is_one_line_and_any_other_shows_where(terminal):
     shown = terminal.shows(r"MethodNotFound: actor 'dozer' offers no method 'nothing'")
     assert "Traceback" not in shown
     terminal.enter("FlockOfChefs['bender-0.x']['dozer'].fail()")
-    terminal.shows(r"ValueError: told to")
+    shown = terminal.shows(r"ValueError: told to\s+(?=\S*(>>>|In ))")
+    assert 'raise ValueError("told to")' in shown
+    assert "proxy.py" not in shown  # where it arrived is of no interest
+    terminal.enter("print(1 // 0, 5 * 5)")
+    terminal.shows(r"print\(1 // 0[^$]*ZeroDivisionError: ")
     terminal.enter("print(5 * 5)")
     terminal.shows("25")
 
@@ -299,6 +303,9 @@ def test_with_json_each_value_is_printed_as_json(fleet, embedded_url, tmp_path):
 # --- completion and help, without a terminal -----------------------------------
 
 
+TABLE = {"key": 1, 5: 2, "a[b]": 3, "two words": 4, 'say "hi"': 5, "it's": 6, r"b\s": 7}
+
+
 @pytest.mark.parametrize(
     ("before", "after", "replaced", "candidates"),
     [
@@ -311,10 +318,18 @@ def test_with_json_each_value_is_printed_as_json(fleet, embedded_url, tmp_path):
         ("print(f['bender-0.x']['d", "", "'d", ["'dozer']"]),
         ("f['bender-0.x']['dozer'].d", "", "d", ["double(", "doze("]),
         ("f['bender-0.x']['dozer'].opt", "", "opt", ["options("]),
-        ("f['nobody']['", "", "", []),
+        ("f['nobody']['", "", "'", []),
+        ("f['nobody'].x", "", "x", []),
         ("f.sea", "", "sea", ["search("]),
         ("f.globals['", "", "'", ["'release']"]),
         ("table['k", "", "'k", ["'key']"]),
+        ("table['a[", "", "'a[", ["'a[b]']"]),
+        ("table['two w", "", "'two w", ["'two words']"]),
+        ("table['say \"", "", "'say \"", ["'say \"hi\"']"]),
+        ("table[it", "", "it", ['"it\'s"]']),
+        ("table['it", "", "'it", []),
+        (r"table['b", "", "'b", [r"'b\\s']"]),
+        (r"table['b\\s'].as_int", "", "as_int", ["as_integer_ratio("]),
         ("tab", "", "tab", ["table"]),
         ("f().", "", "", []),
         ("'text", "", "", []),
@@ -322,7 +337,7 @@ def test_with_json_each_value_is_printed_as_json(fleet, embedded_url, tmp_path):
     ],
 )
 def test_completion_offers_what_is_there(fleet, before, after, replaced, candidates):
-    offered = complete(before, after, {"f": fleet, "table": {"key": 1, 5: 2}})
+    offered = complete(before, after, {"f": fleet, "table": TABLE})
     assert (offered.replaced, list(offered.candidates)) == (replaced, candidates)
 
 
