@@ -50,6 +50,7 @@ FILES_BESIDE = 200
 FILES_PER_PEER = 6
 """A lane of ours, one of theirs, and what ZeroMQ opens for them."""
 
+_FILES_TO_JOIN = 64
 _EMBEDDED = "embedded:"
 _CONNECT_WITHIN = 2.0
 _CALL_WITHIN = 5.0
@@ -100,7 +101,11 @@ def examine(
     peers = yield from _examine_registry(settings, open_within)
     if peers is None:
         return
-    yield _file_limit_here(peers)
+    raise_file_limit()
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    yield file_limit("file limit", limit, FILES_BESIDE + FILES_PER_PEER * peers, _nodes(peers))
+    if limit < _FILES_TO_JOIN:
+        return  # libzmq ends the process when it can open none
     fleet = Flock(**{key: value for key, value in given.items() if key != "name"})
     try:
         try:
@@ -174,12 +179,6 @@ def writable(registry: Registry) -> tuple[Finding, int]:
         mend = "does something else empty it?"
         return Finding(check, "what was written was not there again", mend, 5), 0
     return Finding(check, "wrote, read and deleted a document"), peers
-
-
-def _file_limit_here(peers: int) -> Finding:
-    raise_file_limit()
-    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    return file_limit("file limit", limit, FILES_BESIDE + FILES_PER_PEER * peers, _nodes(peers))
 
 
 def _nodes(count: int) -> str:

@@ -140,9 +140,10 @@ def test_a_registry_that_can_be_read_only_is_not_writable(zookeeper_hosts, tmp_p
 # --- this machine --------------------------------------------------------------
 
 
-def test_too_few_files_are_named_with_the_number_that_is_needed(flockctl):
+@pytest.mark.parametrize("limit", [14, 22, 150])
+def test_too_few_files_are_named_with_the_number_that_is_needed(flockctl, limit):
     def limit_files() -> None:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (150, 150))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
 
     done = subprocess.run(
         [sys.executable, "-m", "flock", "doctor", "--json"],
@@ -156,7 +157,7 @@ def test_too_few_files_are_named_with_the_number_that_is_needed(flockctl):
     )
     rows = [row for row in json.loads(done.stdout) if not row["ok"]]
     assert [row["check"] for row in rows][:1] == ["file limit"]
-    assert "150 files, 200 are needed" in rows[0]["found"]
+    assert f"{limit} files, 200 are needed" in rows[0]["found"]
     assert "LimitNOFILE=400" in rows[0]["mend"]
     assert done.returncode != 0
 
