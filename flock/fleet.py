@@ -22,6 +22,7 @@ from typing import Any, Self
 import pykka
 
 from flock.calls import CallOptions, Calls
+from flock.context import current
 from flock.errors import CallError, NameTaken, NodeNotFound, UsageError
 from flock.extensions import make_registry
 from flock.globals import Globals
@@ -221,6 +222,11 @@ class Flock:
         threading.Thread(target=self.close, name=_LEAVING, daemon=True).start()
 
     def _joined(self) -> Node:
+        """Return this process as a member, joining if need be.
+
+        While the flock closes that is still so for its actors, which may call
+        others as they end.
+        """
         node = self._node
         if node is None:
             with self._lock:
@@ -228,7 +234,7 @@ class Flock:
                     self._refuse_if_the_parents()
                     raise UsageError("this flock is closed")
                 node = self._node or self._join()
-        elif self._closed:
+        elif self._closed and not (node.ends_actors and current.actor is not None):
             raise UsageError("this flock is closed")
         return node
 

@@ -43,6 +43,10 @@ _LOOK_PAUSE = 0.02  # seconds between two looks at all lanes, at least
 _EAGAIN = 11
 """What a handshake that timed out gives as its reason; a wrong key gives another."""
 
+_AT_ONCE = 1.5
+"""Seconds within which a peer that another key belongs to has refused ours, and a peer
+that hangs has not: its libzmq ends a handshake that nobody decides about after 3."""
+
 
 class Watched:
     """A lane as the keeper sees it.
@@ -56,7 +60,7 @@ class Watched:
         deadline: monotonic seconds until which it must be open; None once it was.
     """
 
-    __slots__ = ("connected", "deadline", "is_over", "lane", "monitor", "peer")
+    __slots__ = ("_began", "connected", "deadline", "is_over", "lane", "monitor", "peer")
 
     def __init__(self, peer: Any, lane: Lane, monitor: Any) -> None:
         """Begin with a lane that is about to connect."""
@@ -65,7 +69,13 @@ class Watched:
         self.monitor = monitor
         self.connected = False
         self.is_over = False
-        self.deadline: float | None = time.monotonic() + OPEN_WITHIN
+        self._began = time.monotonic()
+        self.deadline: float | None = self._began + OPEN_WITHIN
+
+    @property
+    def age(self) -> float:
+        """Seconds since it began to connect."""
+        return time.monotonic() - self._began
 
     @property
     def is_idle(self) -> bool:
@@ -229,7 +239,8 @@ class Keeper:
             elif kind == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
                 self.over(watched, "not let in", value)
             elif kind == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL:
-                self.over(watched, "no answer" if value == _EAGAIN else "wrong key")
+                is_refusal = value != _EAGAIN and watched.age < _AT_ONCE
+                self.over(watched, "wrong key" if is_refusal else "no answer")
             elif kind == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:
                 self.over(watched, "wrong key")
             elif kind in (zmq.EVENT_DISCONNECTED, zmq.EVENT_CLOSED):

@@ -134,6 +134,7 @@ class Node:
         environment, roles, recipes: as its entry in the directory shows them.
         announcer: keeps that entry.
         is_closed: True once `close` was called.
+        ends_actors: True while it closes and its actors end: they may call others.
     """
 
     def __init__(
@@ -195,6 +196,7 @@ class Node:
         self._codec = Codec(pack_handle, make_handle)
         self._activity: Callable[[], str] = lambda: "idle"
         self.is_closed = False
+        self.ends_actors = False
         self.announcer = Announcer(registry, self.presence, self._answers, name_lost)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._context.set(zmq.MAX_SOCKETS, _MAX_SOCKETS)
@@ -680,7 +682,9 @@ class Node:
         if not self.announcer.close():
             return
         self.is_closed = True
+        self.ends_actors = True
         self.supervisor.close()
+        self.ends_actors = False
         self.topics.close()
         self.calls.close()
         self._peers.say_bye("closed")

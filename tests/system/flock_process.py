@@ -8,6 +8,7 @@ a node (or visitor) with the actors below, that reads one order a line,
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import json
 import os
@@ -92,6 +93,10 @@ class Target(Base):
         self._leave_trace(what)
         time.sleep(seconds)
         return what
+
+    def hold_everything(self, seconds: int) -> None:
+        """Let no thread of this process run: C code does not let go of the interpreter."""
+        ctypes.PyDLL(None).sleep(seconds)
 
     def work_until(self, path: str, what: str = "") -> str:
         """Leave a trace, if `what` says one, and take as long as there is no file at `path`."""

@@ -141,6 +141,19 @@ class Stillborn(Notebook):
         raise RuntimeError("not today")
 
 
+class Farewell(Notebook):
+    """Tells others of its end."""
+
+    def __init__(self, heir: Any) -> None:
+        super().__init__()
+        self.heir = heir
+
+    def on_stop(self) -> None:
+        self.heir.note("called")
+        self.publish("ends", "published")
+        self.flock.globals["will"] = self.flock.me.name
+
+
 class Survivor(Notebook):
     """Is told of the end of what it is linked to."""
 
@@ -329,6 +342,20 @@ def test_a_link_to_who_is_gone_ends_without_an_error(registry_url: str, tmp_path
             here["here"]["survivor"].tie(book)
         eventually(lambda: "there" not in here, 10)
         here["here"]["survivor"].untie(book)
+
+
+def test_an_actor_may_call_others_as_its_node_leaves(registry_url: str, tmp_path: Path) -> None:
+    with node("here", registry_url, tmp_path) as here:
+        here.supervise(Notebook, name="heir")
+        heir = here["here"]["heir"]
+        heir.listen("ends")
+        with node("there", registry_url, tmp_path) as there:
+            there.supervise(Farewell, there["here"]["heir"], name="farewell")
+        expected = ["called", ["there", "published"]]
+        assert eventually(heir.read, 5, becomes=expected) == expected
+        assert here.globals["will"] == "there"
+        with pytest.raises(UsageError, match="closed"):
+            there["here"]
 
 
 def test_an_actor_that_is_not_there_cannot_be_linked(pair: tuple[Flock, Flock]) -> None:

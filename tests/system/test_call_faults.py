@@ -18,9 +18,11 @@ from flock.announcer import Announcer
 from flock.errors import (
     ActorDead,
     CallCancelled,
+    CallError,
     FlockError,
     NodeDownError,
     NodeNotFound,
+    NodeUnreachable,
     NotLetIn,
     RegistryError,
     RegistryUnavailable,
@@ -431,6 +433,23 @@ def _all_from(raw: socket.socket) -> bytes:
     except ConnectionResetError:
         return received
     return received
+
+
+def test_a_node_whose_c_code_hangs_does_not_answer_which_is_no_wrong_key(
+    start: Start, visitor: Flock, registry_url: str
+) -> None:
+    start()
+    visitor["there"]["target"].hold_everything.defer(6)
+    assert eventually(lambda: not visitor["there"].ping(0.2), 5)  # it is under way
+    with Flock(registry=registry_url) as stranger:
+        began = time.monotonic()
+        error = error_of(stranger["there"]["target"].options(timeout=20).add.future(1).get)
+        assert isinstance(error, NodeUnreachable)
+        assert error.may_have_run is False
+        assert "there did not answer" in str(error)
+        assert time.monotonic() - began < 5
+        target = stranger["there"]["target"]
+        assert eventually(lambda: target.add(1), 10, becomes=2, ignoring=CallError) == 2
 
 
 def test_a_key_belongs_to_one_name(
