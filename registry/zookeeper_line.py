@@ -112,7 +112,7 @@ class Attempt:
         self._deadline = None if wait is None else self._began + max(0.0, wait)
         self._woken = threading.Event()
         self._listening: list[Cancel] = []
-        self._is_waiting = False
+        self._was_in_line = False
         self._since = now_text()
         # An event at the slots sends our claim on kazoo's thread; else one thread uses all of this.
         self._lock = threading.Lock()
@@ -192,12 +192,12 @@ class Attempt:
         return time.monotonic() < until
 
     def _has_begun(self) -> bool:
-        return self._is_waiting or bool(self._claimed)
+        return self._was_in_line or bool(self._claimed)
 
     def _requests(self) -> Requests:
         """Begin a step that outlasts neither a cancellation nor the deadline by much."""
         limit = OPERATION_TIMEOUT if self._cancelled is None else _CANCELLABLE_TIMEOUT
-        if self._is_waiting and self._deadline is not None:
+        if self._was_in_line and self._deadline is not None:
             remaining = self._deadline - time.monotonic()
             limit = min(limit, max(_SHORTEST_TIMEOUT, remaining))
         return self._session.requests(limit)
@@ -217,25 +217,27 @@ class Attempt:
             [self._places.line, self._places.slots, self._places.marks]
         )
         found = Slots.read(requests, self._places, slots, marks)
-        if self._vacancy.kept_for_us(found, self._claim) is not None:
-            return self._take_kept(requests)
-        if not (line and line[0]):
+        is_one_kept = self._vacancy.kept_for_us(found, self._claim) is not None
+        lock = None
+        if is_one_kept:
+            lock = self._take_kept(requests)
+        elif not (line and line[0]):
             free = self._vacancy.free_slot(found, self._claim)
             lock = None if free is None else self._take(requests, free, found)
-            if lock is not None or self._claimed:
-                return lock
+        if lock is not None or self._claimed:
+            return lock
         if self._deadline is None or time.monotonic() < self._deadline:
             self._enter_line(requests)
+            self._look_for_kept_at = 0.0 if is_one_kept else time.monotonic() + _RECHECK
             return self._advance()
         return None
 
     def _take_kept(self, requests: Requests) -> ZooKeeperLock | None:
-        """Take the slot that is kept for us, past everybody in line, or wait for it.
+        """Take the slot that is kept for us, past everybody in line, or listen for it.
 
-        Who waits in line cannot have it, so nobody there moves before we did:
-        we wait for the slots themselves, wherever we stand.
+        Whoever stands before us may be waiting for this very slot, in vain: so
+        it is the slots that wake us, wherever we stand.
         """
-        self._is_waiting = True
         self._stop_listening()
         self._listen(self._places.slots)
         self._listen(self._places.marks)
@@ -249,9 +251,9 @@ class Attempt:
         return self._take(requests, number, slots) if delay <= 0 else None
 
     def _is_one_kept(self, requests: Requests) -> bool:
-        """Look, now and then, for a slot that is kept for us since we stand in line.
+        """Look for a slot that is kept for us: one that is known at once, else now and then.
 
-        He who had it, in our name, was alive when we came, or seemed so.
+        He who had it, in our name, may have been alive when we came, or have seemed so.
         """
         if time.monotonic() < self._look_for_kept_at:
             return False
@@ -289,8 +291,7 @@ class Attempt:
                 raise RegistryUnavailable(self._session.url, "the session has just ended")
             session = stat.ephemeralOwner
         self._entry, self._session_id = created.rpartition("/")[2], session
-        self._look_for_kept_at = time.monotonic() + _RECHECK
-        self._is_waiting = True
+        self._was_in_line = True
 
     def _lay_out(self, requests: Requests) -> None:
         """Make the folders of a lock that nobody used before, or that was tidied away."""

@@ -1091,6 +1091,7 @@ def test_who_comes_back_in_another_group_waits_for_those_of_his_old_one(registry
     with pytest.raises(LockTimeout):
         registry.acquire("web", moved, wait=0.3)
     back = threads.submit(registry.acquire, "web", moved, wait=30.0)
+    line_of(registry, "web", 1)
     assert not eventually(back.done, within=0.3)
     assert [holder.kept for holder in registry.lock_status("web").holders] == [True, False]
     beside.release()
@@ -1123,6 +1124,7 @@ def test_who_counts_fewer_slots_when_he_comes_back_waits_for_who_holds_another(
     with pytest.raises(LockTimeout):
         second.acquire("web", OTHER, wait=0.3)
     back = threads.submit(second.acquire, "web", OTHER, wait=30.0)
+    line_of(registry, "web", 1)
     assert not eventually(back.done, within=0.3)
     first.release()
     assert back.result(SEEN).held
