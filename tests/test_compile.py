@@ -213,6 +213,18 @@ def test_attributes_outside_the_levels_are_told_where_they_go(site, text, error)
     assert site.converge()["error"].startswith(f"{path}:1: {error}")
 
 
+def test_what_is_written_as_chef_reads_it_is_named(site):
+    for path in ("cookbooks/cb/recipes/default.rb", "roles/web.json", "environments/prod.rb"):
+        site.write(path, "")
+    for words, said in (
+        ({}, "recipes/default.py (default.rb beside it is not read)"),
+        ({"environment": "prod"}, "environments/prod.toml (prod.rb beside it is not read)"),
+    ):
+        assert site.converge(**words)["error"].endswith(said)
+    error = site.converge("role[web]")["error"]
+    assert error.endswith("roles/web.toml (web.json beside it is not read)")
+
+
 def test_the_environment_has_its_name_of_chef_too(site):
     site.recipe("file('{here}/x', content=node.chef_environment + node['chef_environment'])")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import re
 import tomllib
 from pathlib import Path
@@ -57,7 +58,8 @@ class Cookbooks:
         if not path.is_file():
             known = [each.stem for each in recipes.glob("*.py")]
             raise RecipeError(
-                f"cookbook {cookbook!r} has no recipe {name!r}{nearest(name, known)}: no {path}",
+                f"cookbook {cookbook!r} has no recipe {name!r}{nearest(name, known)}: no {path}"
+                f"{_not_read(path)}",
                 where,
             )
         return path
@@ -135,7 +137,8 @@ class Cookbooks:
         path = self._beside("roles", name)
         if path is None or not path.is_file():
             near = nearest(name, self._stems("roles"))
-            raise RecipeError(f"no role {name!r}{near}: no {path or 'folder of roles'}", where)
+            place = "folder of roles" if path is None else f"{path}{_not_read(path)}"
+            raise RecipeError(f"no role {name!r}{near}: no {place}", where)
         table = read_toml(path)
         _check_keys(table, _ROLE_KEYS, path, "key of a role")
         run_list = table.get("run_list", [])
@@ -165,7 +168,8 @@ class Cookbooks:
             if name == "_default":
                 return {}, {}
             near = nearest(name, self._stems("environments"))
-            raise RecipeError(f"no environment {name!r}{near}: no {path}", "environment")
+            place = f"{path}{_not_read(path)}"
+            raise RecipeError(f"no environment {name!r}{near}: no {place}", "environment")
         table = read_toml(path)
         _check_keys(table, _ENVIRONMENT_KEYS, path, "key of an environment")
         return (
@@ -207,6 +211,12 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise RecipeError(str(error), f"{path}:{line}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"cannot be read: {error}", str(path)) from None
+
+
+def _not_read(path: Path) -> str:
+    """Name what stands beside a file that is missing under its name, as Chef's `web.json` does."""
+    others = sorted(each.name for each in path.parent.glob(f"{glob.escape(path.stem)}.*"))
+    return f" ({', '.join(others)} beside it is not read)" if others else ""
 
 
 def _check_keys(table: dict[str, Any], known: tuple[str, ...], path: Path, what: str) -> None:
