@@ -219,7 +219,7 @@ def _check_environment(settings: Settings, keeper: ObjectKeeper) -> None:
         SettingsError: there is none of this name, or its file is wrong.
     """
     name = settings.environment
-    if name is None or name == keeper.environment:
+    if name is None or name == keeper.known.environment:
         return
     try:
         Cookbooks(settings.cookbooks).environment(name)

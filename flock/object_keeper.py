@@ -111,9 +111,9 @@ class ObjectKeeper:
         return self._in_force()
 
     @property
-    def environment(self) -> str:
-        """The environment as it is known here; nobody is asked."""
-        return self._environment.known
+    def known(self) -> Assigned:
+        """Run list and environment that last, as far as they are known here; nobody is asked."""
+        return Assigned(list(self._run_list.known), self._environment.known)
 
     # --- what a kitchen asks for
 

@@ -38,10 +38,14 @@ def test_a_machine_stays_in_its_environment_until_another_is_set(alone, fry):
     assert seen(alone) == "_default plain"
     assert environment_of(alone) == "_default"
 
-    assert alone(*fry, "--environment", "prod").code == 0
+    set_to = alone(*fry, "--environment", "prod")
+    assert set_to.code == 0
+    assert "the environment of fry is prod from now on; it was _default\n" in set_to.err
     assert seen(alone) == "prod for prod"
 
-    assert alone(*fry).code == 0
+    for words in (fry, (*fry, "--environment", "prod")):
+        again = alone(*words)
+        assert (again.code, "from now on" in again.err) == (0, False)
     assert seen(alone) == "prod for prod"
     found = alone("search", "chef_environment:prod", "--attribute", "chef_environment", "--json")
     (row,) = found.value

@@ -43,9 +43,22 @@ def test_the_run_list_of_a_why_run_is_not_kept(alone, fry):
 
     looked = alone(*fry, "--run-list", "cb::other", "--why-run")
 
+    assert "from now on" not in looked.err
     assert "write" in looked.out
     assert run_list_of(alone, "fry") == ["recipe[cb]"]
     assert alone(*fry, "--json").value["run_list"] == ["recipe[cb]"]
+
+
+def test_a_run_list_that_takes_the_place_of_another_is_said(alone, fry):
+    alone.recipe("other", "file('{here}/other', content='x')")
+
+    same = alone(*fry, "--run-list", "recipe[cb]")
+    changed = alone(*fry, "--run-list", "cb::other")
+
+    assert (same.code, "from now on" in same.err) == (0, False)
+    assert changed.code == 0
+    assert "the run list of fry is cb::other from now on; it was recipe[cb]\n" in changed.err
+    assert run_list_of(alone, "fry") == ["cb::other"]
 
 
 def test_an_override_run_list_that_names_no_recipe_makes_no_run(alone):
