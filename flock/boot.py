@@ -418,10 +418,15 @@ class StateFolder:
             if not secret_file.exists():
                 self._make_keys()
             secret_file.chmod(0o600)
-        public, secret = zmq.auth.load_certificate(secret_file)
-        if secret is None:
+        try:
+            public, secret = zmq.auth.load_certificate(secret_file)
+            is_pair = secret is not None and zmq.curve_public(secret) == public
+        except (OSError, ValueError, zmq.ZMQError):
+            is_pair = False
+        if not is_pair or secret is None:
             raise SettingsError(
-                f"{secret_file} holds no secret key: move it away, a new one is made"
+                f"{secret_file} holds no key pair: put it back, or move it away and say "
+                "`flockctl forget NAME`; then a new one is made"
             )
         return public, secret
 
