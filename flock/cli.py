@@ -67,9 +67,9 @@ class Commands(click.Group):
         command = getattr(import_module(COMMANDS[cmd_name][0]), cmd_name.replace("-", "_"))
         assert isinstance(command, click.Command)
         if _COMPLETES in os.environ:
-            from flock.ctl.completion_command import complete_nodes
+            from flock.ctl.completion_command import complete_values
 
-            complete_nodes(command)
+            complete_values(command)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click asks so

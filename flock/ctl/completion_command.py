@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
+
 import click
 from click.shell_completion import (
+    BashComplete,
     CompletionItem,
     ShellComplete,
+    add_completion_class,
     get_completion_class,
     shell_complete,
+    split_arg_string,
 )
 
 from flock.ctl.names import known_names
@@ -21,6 +26,25 @@ _HOMES = {
     "zsh": "a file _flockctl in a folder of $fpath",
     "fish": "~/.config/fish/completions/flockctl.fish",
 }
+
+
+_AS_BASH_SPLITS = 'COMP_WORDS="${COMP_WORDS[*]}" COMP_CWORD=$COMP_CWORD'
+_AS_TYPED = 'COMP_WORDS="${COMP_LINE:0:COMP_POINT}" COMP_CWORD=-1'
+_END = "\0"
+
+
+@add_completion_class
+class WholeWordBash(BashComplete):
+    """Completion for bash, which takes a line apart at each colon: every registry has some."""
+
+    source_template = BashComplete.source_template.replace(_AS_BASH_SPLITS, _AS_TYPED)
+
+    def get_completion_args(self) -> tuple[list[str], str]:
+        """Return the words before the one at the cursor, and that."""
+        if os.environ["COMP_CWORD"] != "-1":
+            return super().get_completion_args()
+        words = split_arg_string(os.environ["COMP_WORDS"] + _END)
+        return words[1:-1], words[-1].removesuffix(_END)
 
 
 @click.command()
@@ -74,12 +98,40 @@ class NodeName(click.types.StringParamType):
         ]
 
 
+class FileName(click.types.StringParamType):
+    """The name of a file or folder, which the shell completes as it always does."""
+
+    def __init__(self, kind: str) -> None:
+        """Note whether it is a `file` or a `dir`."""
+        self._kind = kind
+
+    def shell_complete(
+        self,
+        ctx: click.Context,  # noqa: ARG002 - click's signature
+        param: click.Parameter,  # noqa: ARG002
+        incomplete: str,
+    ) -> list[CompletionItem]:
+        """Tell the shell to complete it."""
+        return [CompletionItem(incomplete, type=self._kind)]
+
+
 NODE_ARGUMENTS = ("node", "targets")
 """What arguments are called that take names of nodes."""
 
+_PATHS = {
+    "cookbooks": "dir",
+    "state_dir": "dir",
+    "zookeeper_ca": "file",
+    "zookeeper_cert": "file",
+    "zookeeper_key": "file",
+}
 
-def complete_nodes(command: click.Command) -> None:
-    """Let the arguments of a command that take names of nodes be completed."""
+
+def complete_values(command: click.Command) -> None:
+    """Let names of nodes, files and folders be completed where a command takes some."""
     for parameter in command.params:
-        if isinstance(parameter, click.Argument) and parameter.name in NODE_ARGUMENTS:
-            parameter.type = NodeName()
+        if isinstance(parameter, click.Argument):
+            if parameter.name in NODE_ARGUMENTS:
+                parameter.type = NodeName()
+        elif parameter.name in _PATHS:
+            parameter.type = FileName(_PATHS[parameter.name])

@@ -27,14 +27,18 @@ def note_names(settings: Settings, names: Iterable[str]) -> None:
     with contextlib.suppress(OSError, RuntimeError):
         path = _path(settings)
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        text = "".join(f"{name}\n" for name in sorted(set(names))[:_MOST])
-        if path.exists() and path.read_text() == text:
+        text = "".join(f"{name}\n" for name in sorted(set(names))[:_MOST]).encode()
+        if path.exists() and path.read_bytes() == text:
             return
         # Renamed when it is whole: completion may read at any moment.
         handle, beside = tempfile.mkstemp(dir=path.parent)
-        with os.fdopen(handle, "w") as file:
-            file.write(text)
-        Path(beside).replace(path)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(text)
+            Path(beside).replace(path)
+        except OSError:
+            Path(beside).unlink(missing_ok=True)
+            raise
 
 
 def known_names(settings: Settings) -> list[str]:

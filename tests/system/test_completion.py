@@ -87,6 +87,14 @@ def test_wrong_settings_and_a_broken_cache_offer_nothing_and_say_nothing(flockct
     assert "$(reboot)" not in offered(flockctl, "bash", "flockctl", "actors", "")
 
 
+def test_a_broken_cache_is_written_anew(flockctl):
+    (cached,) = (flockctl.folder / "cache" / "flock").iterdir()
+    cached.write_bytes(b"\xff\xfe bender0\n")
+    settings = load_settings({"registry": flockctl.environment["FLOCK_REGISTRY"]})
+    note_names(settings, ["bender2"])
+    assert known_names(settings) == ["bender2"]
+
+
 def test_the_cache_is_its_owners_and_holds_no_password(flockctl):
     (cached,) = (flockctl.folder / "cache" / "flock").iterdir()
     assert cached.stat().st_mode & 0o077 == 0
@@ -131,12 +139,21 @@ def ask_shell(environment: dict[str, str], *words: str) -> str:
 def test_the_script_for_bash_completes_in_a_real_bash(environment):
     script = """
         eval "$(flockctl completion bash)"; complete -p flockctl
-        COMP_WORDS=(flockctl runs bend); COMP_CWORD=2
-        _flockctl_completion flockctl bend runs; echo "${COMPREPLY[@]}"
+        compopt() { printf 'compopt %s %s\\n' "$@"; }  # works only where somebody types
+        ask() {
+            COMP_LINE="$1"; COMP_POINT="${#COMP_LINE}"; COMPREPLY=()
+            _flockctl_completion flockctl; echo "${COMPREPLY[@]}"
+        }
+        ask 'flockctl runs bend'
+        # bash itself would take the URL apart at its colons.
+        ask "flockctl --registry $FLOCK_REGISTRY runs 'bend"
+        ask "flockctl runs --registry=$FLOCK_REGISTRY "
+        ask "flockctl node --cookbooks 'my fol"
     """
-    first, names = ask_shell(environment, "bash", "-norc", "-c", script).splitlines()
-    assert "-F _flockctl_completion flockctl" in first
-    assert names == "bender0 bender1"
+    printed = ask_shell(environment, "bash", "-norc", "-c", script).splitlines()
+    assert "-F _flockctl_completion flockctl" in printed[0]
+    assert printed[1:4] == ["bender0 bender1", "bender0 bender1", "bender0 bender1 web2"]
+    assert printed[4] == "compopt -o dirnames"
 
 
 @pytest.mark.timeout(CHANGES_WITHIN)
