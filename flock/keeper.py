@@ -43,9 +43,9 @@ _LOOK_PAUSE = 0.02  # seconds between two looks at all lanes, at least
 _EAGAIN = 11
 """What a handshake that timed out gives as its reason; a wrong key gives another."""
 
-_AT_ONCE = 1.5
-"""Seconds within which a peer that another key belongs to has refused ours, and a peer
-that hangs has not: its libzmq ends a handshake that nobody decides about after 3."""
+_REFUSED_WITHIN = 2.5
+"""Seconds of a connection within which a peer that has another key has refused it. One that
+hangs has not: its libzmq ends a handshake that nobody decides about after 3."""
 
 
 class Watched:
@@ -55,27 +55,28 @@ class Watched:
         peer: whose lane it is.
         lane: the lane.
         monitor: its socket's monitor.
-        connected: the connection was made, whatever became of it.
+        connected_at: monotonic seconds when the connection was made, whatever
+            became of it; None before.
         is_over: its end was told.
         deadline: monotonic seconds until which it must be open; None once it was.
     """
 
-    __slots__ = ("_began", "connected", "deadline", "is_over", "lane", "monitor", "peer")
+    __slots__ = ("connected_at", "deadline", "is_over", "lane", "monitor", "peer")
 
     def __init__(self, peer: Any, lane: Lane, monitor: Any) -> None:
         """Begin with a lane that is about to connect."""
         self.peer = peer
         self.lane = lane
         self.monitor = monitor
-        self.connected = False
+        self.connected_at: float | None = None
         self.is_over = False
-        self._began = time.monotonic()
-        self.deadline: float | None = self._began + OPEN_WITHIN
+        self.deadline: float | None = time.monotonic() + OPEN_WITHIN
 
     @property
-    def age(self) -> float:
-        """Seconds since it began to connect."""
-        return time.monotonic() - self._began
+    def seems_refused(self) -> bool:
+        """True if an end of the handshake without a reason is the peer's doing, not a timeout."""
+        connected_at = self.connected_at
+        return connected_at is not None and time.monotonic() - connected_at < _REFUSED_WITHIN
 
     @property
     def is_idle(self) -> bool:
@@ -235,16 +236,17 @@ class Keeper:
                 return
             kind, value = monitor_event(frames)
             if kind == zmq.EVENT_CONNECTED:
-                watched.connected = True
+                watched.connected_at = time.monotonic()
             elif kind == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
                 self.over(watched, "not let in", value)
             elif kind == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL:
-                is_refusal = value != _EAGAIN and watched.age < _AT_ONCE
+                is_refusal = value != _EAGAIN and watched.seems_refused
                 self.over(watched, "wrong key" if is_refusal else "no answer")
             elif kind == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:
                 self.over(watched, "wrong key")
             elif kind in (zmq.EVENT_DISCONNECTED, zmq.EVENT_CLOSED):
-                self.over(watched, "connection ended" if watched.connected else "no connection")
+                was_connected = watched.connected_at is not None
+                self.over(watched, "connection ended" if was_connected else "no connection")
 
     def _look_at_all(self) -> None:
         """End what is overdue, tell what is idle, and note when to look again."""

@@ -478,7 +478,7 @@ class Peers:
             return
         side = (
             f"{peer.title} did not answer: it may not reach {self._own_address()}"
-            if why == "no answer" and watched.connected
+            if why == "no answer" and watched.connected_at is not None
             else f"{self._own_address()} cannot reach {peer.record.address} ({why})"
         )
         self._fail_unsent(unsent, lambda label: NodeUnreachable(f"{label}: {side}"))
