@@ -10,6 +10,7 @@ method, nothing inherited from Pykka or `object`, no property, nothing marked
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 import logging
 import queue
@@ -239,6 +240,7 @@ class Actor(pykka.ThreadingActor):
     def after(self, seconds: float, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Timer:
         """Have a method of this actor run once, `seconds` from now; returns what cancels it."""
 
+        @functools.wraps(method)
         def run(timer: Timer) -> None:
             if not timer.is_cancelled:  # nor was it while this waited in the inbox
                 timer.cancel()
@@ -259,6 +261,7 @@ class Actor(pykka.ThreadingActor):
         """
         waits = False
 
+        @functools.wraps(method)
         def run(timer: Timer) -> None:
             nonlocal waits
             try:

@@ -31,6 +31,7 @@ from flock.node import Node, raise_file_limit
 from flock.node_objects import NodeObject, NodeObjects
 from flock.proxy import ActorProxy, NodeProxy, handle_maker, points_at
 from flock.settings import Settings, load_settings
+from flock.stack_dump import dump_at_sigusr1
 from flock.supervisor import MAX_RESTARTS, RESTART_WINDOW, Group, Strategy
 from flock.topics import Run, Subscription
 from registry.contract import Lock, LockLost, LockOwner, LockState, PresenceRecord, Registry
@@ -200,6 +201,8 @@ class Flock:
     def serve_forever(self) -> None:
         """Wait until this flock is closed, or SIGTERM or SIGINT comes; then leave.
 
+        SIGUSR1 logs what each actor is doing.
+
         Raises:
             NameTaken: after an outage the name belonged to another process.
         """
@@ -207,6 +210,7 @@ class Flock:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, lambda *_: self._stopped.set())
+            dump_at_sigusr1(self.node.stack)
         # A process that is stopped and goes on may take a signal on any thread; Python handles
         # it when the main one wakes.
         while not self._stopped.wait(1.0):

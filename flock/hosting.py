@@ -21,7 +21,7 @@ from typing import Any, Protocol
 import pykka
 from pykka.messages import _ActorStop
 
-from flock.actor import Actor, Method
+from flock.actor import Actor, Method, SelfMessage
 from flock.context import current
 from flock.errors import ActorDead, CallError, DeadlockError, OverloadedError
 from flock.messages import Chain, Link
@@ -138,6 +138,7 @@ class HostedActor:
         self.table = table
         self.is_over = False
         self._invocation: Invocation | None = None
+        self._own_work: str | None = None
         self._began = 0.0
         self._slowest: list[tuple[float, str]] = []
         self._ended = ended
@@ -150,14 +151,14 @@ class HostedActor:
 
     @property
     def busy_with(self) -> str | None:
-        """The method that runs now; None if none does."""
+        """The method that runs now, called or by the actor's own will; None if none does."""
         invocation = self._invocation
-        return None if invocation is None else invocation.method.name
+        return self._own_work if invocation is None else invocation.method.name
 
     @property
     def busy_for(self) -> float:
         """Seconds that the method of `busy_with` has been running; 0 if none does."""
-        return _boottime_now(_BOOTTIME) - self._began if self._invocation is not None else 0.0
+        return _boottime_now(_BOOTTIME) - self._began if self.busy_with is not None else 0.0
 
     @property
     def waiting_for(self) -> int:
@@ -199,7 +200,7 @@ class HostedActor:
 
     def load(self) -> int:
         """Return how much there is to do: what waits, and what is worked on."""
-        return self.waiting_count() + (self._invocation is not None)
+        return self.waiting_count() + (self.busy_with is not None)
 
     def waiting_count(self) -> int:
         """Return how many messages wait in the inbox."""
@@ -289,12 +290,14 @@ class HostedActor:
         current.actor = self
         actor, inbox = self.actor, self.actor.actor_inbox
         crash: BaseException | None = None
+        self._began, self._own_work = _boottime_now(_BOOTTIME), "on_start"
         try:
             actor.on_start()
         except BaseException as error:
             logger.exception("actor %r failed in on_start", self.name)
             crash = error
             self._stop_flags()
+        self._own_work = None
         while not actor.actor_stopped.is_set():
             item: Any = inbox.get()
             try:
@@ -357,6 +360,7 @@ class HostedActor:
 
     def _pykka_message(self, envelope: Any) -> BaseException | None:
         """Handle what came by an actor reference, by Pykka's own rules."""
+        self._began, self._own_work = _boottime_now(_BOOTTIME), _named(envelope.message)
         try:
             response = self.actor._handle_receive(envelope.message)  # noqa: SLF001 - see above
         except BaseException as error:
@@ -365,6 +369,8 @@ class HostedActor:
                 return None
             logger.exception("actor %r failed in a tell", self.name)
             return None if self._survives_tells else error
+        finally:
+            self._own_work = None
         if envelope.reply_to is not None:
             envelope.reply_to.set(response)
         return None
@@ -400,3 +406,13 @@ class HostedActor:
                 else:
                     dead = pykka.ActorDeadError(str(error))
                     item.reply_to.set_exception((type(dead), dead, None))
+
+
+def _named(message: Any) -> str:
+    """Return what an actor is at that works on a message which is no call of ours."""
+    if isinstance(message, _ActorStop):
+        return "on_stop"
+    if isinstance(message, SelfMessage):
+        return str(getattr(message.function, "__name__", "a message"))
+    path = getattr(message, "attr_path", None)  # of Pykka's own proxies
+    return ".".join(path) if path else "a message"

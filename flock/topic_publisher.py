@@ -24,7 +24,7 @@ from flock.errors import (
 )
 from flock.messages import PUBLISH
 from flock.topic_subscribers import TopicSubscribers, topic_path
-from flock.wire import Codec
+from flock.wire import Codec, frame_of
 from registry.contract import Cancel, Registry
 
 logger = logging.getLogger(__name__)
@@ -216,12 +216,12 @@ class TopicPublisher:
             RegistryUnavailable: who wants it cannot be known, and was not known before.
         """
         self._codec.check_value(value, "the value")
-        self._codec.encode((PUBLISH, topic, value, 0, self._name))
+        message = self._codec.encode((PUBLISH, topic, value, 0, self._name))
         audience = self._audience(topic)
         sent = 0
         for name in list(audience.names):
             if name == self._name:
-                self._subscribers.deliver(topic, self._name, value)
+                self._deliver(topic, message)
                 sent += 1
                 continue
             try:
@@ -235,6 +235,11 @@ class TopicPublisher:
             except (CallError, RegistryError) as error:
                 logger.debug("%s misses something on %r: %s", name, topic, error)
         return sent
+
+    def _deliver(self, topic: str, message: bytes) -> None:
+        """Give a message to our own subscribers, by the same rules: what they get is theirs."""
+        [[_, _, value, *_]] = self._codec.decode(frame_of((message,), 0))[1]
+        self._subscribers.deliver(topic, self._name, value)
 
     def _send(self, audience: _Audience, name: str, topic: str, value: Any) -> None:
         """Send a value to one process; one that cannot be sent counts as missed there.
@@ -290,10 +295,10 @@ class TopicPublisher:
             CallError: there is no way to it, or no room on it.
             RegistryUnavailable: it is new here, and the registry cannot be asked.
         """
-        if name == self._name:
-            self._subscribers.deliver(topic, name, value)
-            return
         message = self._codec.encode((PUBLISH, topic, value, number, self._name))
+        if name == self._name:
+            self._deliver(topic, message)
+            return
         self._peer_of(name).send(message, urgent=False)
 
     def close(self) -> None:

@@ -355,13 +355,15 @@ class TopicSubscribers:
                 self._listed.add(topic)
 
     def deliver(self, topic: str, publisher: str, value: Any) -> None:
-        """Give a message to everybody here who wants it."""
+        """Give a message to everybody here who wants it, to each his own."""
         listener = self._ears.get(topic)
         if listener is not None:
             listener(publisher, value)
         with self._lock:
             subscribers = list(self._mine.get(topic, ()))
-        for subscription in subscribers:
+        for subscription in subscribers[1:]:
+            subscription.put(publisher, _copy(value))
+        for subscription in subscribers[:1]:
             subscription.put(publisher, value)
 
     def peer_over(self, generation: str) -> None:
@@ -383,3 +385,12 @@ class TopicSubscribers:
         if looking is not None:
             self._to_look_at.put(None)
             looking.join()
+
+
+def _copy(value: Any) -> Any:
+    """Return a value as it came over the wire once more: one may change what he got."""
+    if isinstance(value, list):
+        return [_copy(each) for each in value]
+    if isinstance(value, dict):
+        return {key: _copy(each) for key, each in value.items()}
+    return value

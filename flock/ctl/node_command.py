@@ -20,13 +20,12 @@ from flock.ctl.options import (
     switch,
 )
 from flock.ctl.output import Ended, error_line
-from flock.ctl.reports import stack_lines
-from flock.ctl.service import StopSignals, dump_at_sigusr1, log_to_stderr, tell_systemd
+from flock.ctl.service import StopSignals, log_to_stderr, tell_systemd
 from flock.errors import FlockError, RegistryUnavailable, exit_code
+from flock.stack_dump import dump_at_sigusr1
 
 if TYPE_CHECKING:
     from flock.fleet import Flock
-    from flock.node import Node
     from flock.settings import Settings
 
 logger = logging.getLogger("flock.ctl.node")
@@ -65,13 +64,6 @@ def node(line: CommandLine) -> None:
         raise Ended(exit_code(error)) from None
 
 
-def log_stack(me: Node) -> None:
-    """Log what each actor is doing."""
-    rows = me.stack()
-    text = "\n".join(stack_lines(rows))
-    logger.info("what the actors are doing:\n%s", text, extra={"event": "stack", "actors": rows})
-
-
 def serve(line: CommandLine, signals: StopSignals) -> None:
     """Join, serve until a signal comes, leave.
 
@@ -92,7 +84,7 @@ def serve(line: CommandLine, signals: StopSignals) -> None:
             lost.append(error)
         signals.came.set()
 
-    dump_at_sigusr1(lambda: log_stack(fleet.node))
+    dump_at_sigusr1(fleet.node.stack)
     serving = threading.Thread(target=wait_for_end, name="flockctl-node", daemon=True)
     serving.start()
     try:

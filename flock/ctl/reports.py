@@ -1,8 +1,8 @@
-"""What nodes report, for people: runs, and what their actors are doing."""
+"""What nodes report of runs, for people."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from flock.ctl.output import Output, one_line, printable
@@ -63,25 +63,3 @@ def show_report(output: Output, report: Mapping[str, Any]) -> None:
     for line in beside_lines(report):
         output.say(f"{report['node']}: {line}")
     output.say(f"{report['node']}: run {report['run_id']} {summary(report)}")
-
-
-def stack_lines(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
-    """Say for people what `Node.stack` found; the stack only of actors that are busy."""
-    for row in rows:
-        yield f"{row['name']} ({row['class']}): {_doing(row)}, {row['waiting']} waiting"
-        for seconds, method in row["slowest"]:
-            yield f"    took {seconds:.3f} s: {method}"
-        if row["busy_with"] is not None:
-            for entry in row["stack"]:
-                yield from (f"    {text}" for text in entry.rstrip().splitlines())
-
-
-def _doing(row: dict[str, Any]) -> str:
-    if row["busy_with"] is None:
-        return "idle"
-    doing = f"in {row['busy_with']} for {row['busy_for']:.1f} s"
-    if row["called_by"]:
-        doing += f", called by {row['called_by']}"
-    if row["waits_for"]:
-        doing += f", waits for {row['waits_for']}"
-    return doing

@@ -14,7 +14,6 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable
 from datetime import UTC, datetime
 from types import FrameType
 
@@ -133,14 +132,6 @@ class StopSignals:
         if number == signal.SIGINT:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
         self.came.set()
-
-
-def dump_at_sigusr1(dump: Callable[[], object]) -> None:
-    """Have `dump` called at each SIGUSR1, on a thread of its own; ask on the main thread."""
-    signal.signal(
-        signal.SIGUSR1,
-        lambda *_: threading.Thread(target=dump, name="flockctl-dump", daemon=True).start(),
-    )
 
 
 def interrupt_at_sigterm() -> None:

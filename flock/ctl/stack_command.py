@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from flock.ctl.options import CommandLine, pass_line, reachable
-from flock.ctl.reports import stack_lines
+from flock.stack_dump import stack_lines
 
 
 @click.command()

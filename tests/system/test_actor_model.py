@@ -84,6 +84,9 @@ class Notebook(Actor):
         self.unlink(link)
         self.note(meeting)
 
+    def hold_later(self, meeting: str) -> None:
+        self.after(0.0, self.hold, meeting)
+
     def note_often(self, interval: float, what: str) -> None:
         self.timers.append(self.every(interval, self.note, what))
 
@@ -358,6 +361,22 @@ def test_an_actor_may_call_others_as_its_node_leaves(registry_url: str, tmp_path
             there["here"]
 
 
+def test_the_stack_shows_what_an_actor_does_of_its_own_will(pair: tuple[Flock, Flock]) -> None:
+    here, there = pair
+    there.supervise(Notebook, name="book")
+    _meetings["own will"] = threading.Barrier(2)
+    here["there"]["book"].hold_later("own will")
+
+    def row() -> dict[str, Any]:
+        return next(each for each in here["there"].stack() if each["name"] == "book")
+
+    busy = eventually(row, 5, until=lambda each: each["busy_with"] == "hold")
+    assert busy["busy_with"] == "hold" and busy["busy_for"] > 0
+    assert "wait_for_both" in "".join(busy["stack"])
+    wait_for_both("own will")
+    assert eventually(row, 5, until=lambda each: each["busy_with"] is None)["busy_for"] == 0
+
+
 def test_an_actor_that_is_not_there_cannot_be_linked(pair: tuple[Flock, Flock]) -> None:
     here, _ = pair
     here.supervise(Notebook, name="one")
@@ -375,6 +394,23 @@ def test_a_subscriber_that_was_taken_for_dead_hears_again(pair: tuple[Flock, Flo
     there.node._on_session(SessionState.CONNECTED)
     assert eventually(lambda: here.publish("news", "heard"), 5, becomes=1) == 1
     assert eventually(there["there"]["book"].read, 5)[0] == ["here", "heard"]
+
+
+def test_what_is_published_is_each_subscribers_own(pair: tuple[Flock, Flock]) -> None:
+    here, _ = pair
+    heard: list[Any] = []
+
+    def change(_: str, value: Any) -> None:
+        value["numbers"].append(2)
+        heard.append(value)
+
+    for _ in range(2):
+        here.subscribe("news", change)
+    news = {"numbers": [1], "pair": (1, 2)}
+    here.publish("news", news)
+    assert eventually(lambda: len(heard), 5, becomes=2) == 2
+    assert heard == [{"numbers": [1, 2], "pair": [1, 2]}] * 2
+    assert news == {"numbers": [1], "pair": (1, 2)}
 
 
 def test_a_topic_is_any_text(pair: tuple[Flock, Flock]) -> None:

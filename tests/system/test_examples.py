@@ -35,19 +35,28 @@ def test_scratchy_fights_with_itchy(registry_url: str, tmp_path: Path) -> None:
     assert "start examples/itchy.py first" in lonely.stderr
 
     itchy = subprocess.Popen(
-        [sys.executable, str(EXAMPLES / "itchy.py")], env=env, stdout=subprocess.PIPE, text=True
+        [sys.executable, str(EXAMPLES / "itchy.py")],
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     assert itchy.stdout is not None
+    assert itchy.stderr is not None
     try:
         assert itchy.stdout.readline() == "itchy is ready for mayhem\n"
         fought = run("scratchy.py", env=env)
         assert fought.returncode == 0, fought.stderr
         three = ["Bite!"] * 3 + ["Fight!"] * 3
         assert fought.stdout.splitlines() == [*three, " ".join(three), "12 rounds"]
+        itchy.send_signal(signal.SIGUSR1)
+        dump = next(line for line in itchy.stderr if "what the actors are doing" in line)
+        assert dump  # a node like any other, although no command started it
     finally:
         itchy.send_signal(signal.SIGTERM)
         assert itchy.wait(WITHIN) == 0
         itchy.stdout.close()
+        itchy.stderr.close()
 
 
 def test_a_thousand_actors_on_ten_nodes_answer(embedded_url: str, tmp_path: Path) -> None:

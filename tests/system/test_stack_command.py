@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 
-from flock.ctl.reports import stack_lines
+from flock.stack_dump import stack_lines
 from tests.flockctl import Flockctl
 
 
