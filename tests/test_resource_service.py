@@ -134,6 +134,29 @@ def test_a_unit_that_does_not_start_fails(site, systemd):
     assert "Job for app.service failed." in failure(site.converge())
 
 
+@pytest.mark.parametrize("hierarchies", ["0::{}\n", "1:cpu:/\n9:name=systemd:{}/below\n0::/\n"])
+def test_the_end_of_our_own_unit_is_not_waited_for(
+    site, systemd, monkeypatch, tmp_path, hierarchies
+):
+    group = "/system.slice/app.service"
+    ours = tmp_path / "cgroup"
+    monkeypatch.setattr("flock.converge.resources.service._OUR_CONTROL_GROUPS", ours)
+    systemd.change(ActiveState="active", ControlGroup=group)
+    site.recipe("service('app', action=['restart', 'stop'])")
+
+    ours.write_text(hierarchies.format("/system.slice/app.service-of-another"))
+    assert changes(site.converge()) == [["restart service app"], ["stop service app"]]
+
+    ours.write_text(hierarchies.format(group))
+    systemd.change(ActiveState="active")
+    ending = "service app, which we run in, without waiting"
+    assert changes(site.converge()) == [[f"restart {ending}"], [f"stop {ending}"]]
+    assert ["--no-block" in call for call in systemd.stand_in.calls if "show" not in call] == [
+        *[False] * 2,
+        *[True] * 2,
+    ]
+
+
 def test_without_systemd_there_is_one_clear_error(site, systemd):
     (systemd.stand_in.folder / "no-systemd").touch()
     site.recipe("service('app', action='start')")

@@ -69,6 +69,28 @@ def test_systemd_starts_a_node_when_it_can_be_called_and_again_after_its_death(a
     assert alone("nodes", "--json").value == []
 
 
+def test_a_run_that_restarts_its_own_node_comes_to_its_end_first(alone, settings):
+    alone.recipe(
+        "default",
+        f"""
+        from flock.recipe import service
+        file('{alone.folder}/conf', content='new').notifies('restart', 'service[{UNIT}]')
+        service('{UNIT}')
+        """,
+    )
+    with settings.open("a") as file:
+        file.write(f'cookbooks = "{alone.cookbooks}"\nrun_list = ["recipe[cb]"]\n')
+    assert systemctl("start", UNIT).returncode == 0
+    pid = shown("MainPID")
+
+    ran = alone("run", "fry", "--timeout", "30")
+    assert ran.code == 0, ran
+    assert f"restart service {UNIT}, which we run in, without waiting" in ran.err
+    assert eventually(lambda: shown("MainPID") not in ("0", pid), within=20.0)
+    assert eventually(lambda: alone("runs", "fry").code, 20.0, becomes=0) == 0
+    assert [row["state"] for row in alone("runs", "fry", "--json").value] == ["ok"]
+
+
 def test_systemd_does_not_try_wrong_settings_again(alone, settings):
     settings.write_text("intervall = 3\n")
 

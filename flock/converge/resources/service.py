@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 from flock.converge.programs import needed_program
@@ -33,6 +34,9 @@ it would take away the link, and with it the unit."""
 
 _RUNNING = ("active", "activating", "reloading")
 
+_OUR_CONTROL_GROUPS = Path("/proc/self/cgroup")
+"""A line for each hierarchy, `number:controllers:path`."""
+
 
 @dataclass
 class Service(Resource):
@@ -40,6 +44,9 @@ class Service(Resource):
 
     Like Chef's it does nothing until an action is named or another resource
     notifies it. A unit that changed on disk is read anew before it is started.
+    The end of the node's own unit is ordered and not waited for: the node would
+    wait for its run, and the run for the node. The run then ends before its next
+    resource, so let a delayed notification restart it.
 
     Attributes:
         service_name: the unit, with or without `.service`; the resource's name
@@ -94,13 +101,15 @@ class ServiceProvider(Provider[Service]):
 
     def stop(self, wanted: Service) -> Iterator[Change]:
         """Name the stop of a unit that runs; one that is not there does not."""
-        if self._state(wanted, may_be_missing=True)["ActiveState"] in _RUNNING:
-            yield self._order("stop", wanted)
+        state = self._state(wanted, may_be_missing=True)
+        if state["ActiveState"] in _RUNNING:
+            yield self._order("stop", wanted, waits=not _is_ours(state))
 
     def restart(self, wanted: Service) -> Iterator[Change]:
         """Name the restart; a unit that does not run is started."""
-        yield from self._reread(wanted, self._state(wanted))
-        yield self._order("restart", wanted)
+        state = self._state(wanted)
+        yield from self._reread(wanted, state)
+        yield self._order("restart", wanted, waits=not _is_ours(state))
 
     def reload(self, wanted: Service) -> Iterator[Change]:
         """Name the reload of a unit that runs."""
@@ -143,7 +152,7 @@ class ServiceProvider(Provider[Service]):
             [
                 systemctl,
                 "show",
-                "--property=LoadState,ActiveState,UnitFileState,NeedDaemonReload",
+                "--property=LoadState,ActiveState,UnitFileState,NeedDaemonReload,ControlGroup",
                 "--",
                 wanted.service_name,
             ],
@@ -169,16 +178,33 @@ class ServiceProvider(Provider[Service]):
                 "let systemd read its units anew", lambda: self._systemctl(wanted, "daemon-reload")
             )
 
-    def _order(self, verb: str, wanted: Service) -> Change:
+    def _order(self, verb: str, wanted: Service, *, waits: bool = True) -> Change:
         """Name one order to systemd."""
         name = wanted.service_name
-        return Change(f"{verb} service {name}", lambda: self._systemctl(wanted, verb, "--", name))
+        options = [] if waits else ["--no-block"]
+        return Change(
+            f"{verb} service {name}" + ("" if waits else ", which we run in, without waiting"),
+            lambda: self._systemctl(wanted, *options, verb, "--", name),
+        )
 
     def _systemctl(self, wanted: Service, *arguments: str) -> None:
-        """Give an order and wait until it is done."""
+        """Give an order, and wait until it is done unless it says `--no-block`."""
         systemctl = needed_program(self.machine, "systemctl", "services are those of systemd")
         assert systemctl is not None
         self.machine.run([systemctl, "--no-ask-password", *arguments], timeout=wanted.timeout)
+
+
+def _is_ours(state: Mapping[str, str]) -> bool:
+    """Say whether this process is in a unit, and so ends with it."""
+    group = state.get("ControlGroup", "").rstrip("/")
+    if not group:
+        return False
+    try:
+        lines = _OUR_CONTROL_GROUPS.read_text().splitlines()
+    except OSError:
+        return False
+    ours = (line.split(":", 2)[-1] for line in lines)
+    return any(path == group or path.startswith(f"{group}/") for path in ours)
 
 
 KIND = Kind(Service, ServiceProvider)
