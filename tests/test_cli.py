@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import socket
+import subprocess
 import sys
 
 import click
@@ -441,6 +442,26 @@ def test_a_log_line_for_machines_holds_what_was_given_beside_the_message():
         "node": "b",
     }
     assert "args" not in told
+
+
+@pytest.mark.parametrize("is_journal", [True, False])
+def test_the_journal_gets_levels_and_notes_the_time_by_itself(is_journal):
+    script = (
+        "import logging; from flock.ctl.service import log_to_stderr;"
+        "log_to_stderr(as_json=False, debug=False); logger = logging.getLogger('flock');"
+        "logger.info('READY'); logger.error('first\\nsecond')"
+    )
+    reads, writes = os.pipe()
+    there = os.fstat(writes)
+    stream = f"{there.st_dev}:{there.st_ino if is_journal else there.st_ino + 1}"
+    with os.fdopen(reads) as said:
+        environment = os.environ | {"JOURNAL_STREAM": stream}
+        subprocess.run([sys.executable, "-c", script], stderr=writes, env=environment, check=True)
+        os.close(writes)
+        lines = said.read().splitlines()
+
+    assert (lines == ["<6>READY", "<3>first", "<3>second"]) is is_journal
+    assert (lines[0].endswith(" INFO    READY")) is not is_journal
 
 
 @pytest.mark.parametrize("kind", ["path", "abstract"])

@@ -26,6 +26,9 @@ _RECIPES_LOG = "flock.converge.log"
 _WAKE_EVERY = 1.0
 """Seconds that a signal waits at most which another thread than the main one took."""
 
+_JOURNAL_LEVELS = {"CRITICAL": 2, "ERROR": 3, "WARNING": 4, "INFO": 6, "DEBUG": 7}
+"""The levels of syslog(3)."""
+
 _SAID_BY_LOGGING = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
@@ -46,6 +49,18 @@ class JsonLines(logging.Formatter):
         return json.dumps(told, default=str)
 
 
+class JournalLines(logging.Formatter):
+    """Writes a record for the journal of systemd, which notes the time by itself.
+
+    Each line begins with its level, as in sd-daemon(3).
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the lines."""
+        level = f"<{_JOURNAL_LEVELS.get(record.levelname, 6)}>"
+        return "\n".join(level + line for line in super().format(record).splitlines())
+
+
 class _OneLine(logging.Formatter):
     """Leaves the traceback to those who keep logs, and a recipe's words as they are."""
 
@@ -60,12 +75,17 @@ class _OneLine(logging.Formatter):
 
 def log_to_stderr(*, as_json: bool, debug: bool) -> None:
     """Send the logs of a process that runs on to standard error."""
+    formatter: logging.Formatter
+    if as_json:
+        formatter = JsonLines()
+    elif _is_journal():
+        formatter = JournalLines()
+    else:
+        formatter = logging.Formatter(
+            "%(asctime)s %(levelname)-7s %(message)s", "%Y-%m-%d %H:%M:%S"
+        )
     handler = logging.StreamHandler()
-    handler.setFormatter(
-        JsonLines()
-        if as_json
-        else logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%Y-%m-%d %H:%M:%S")
-    )
+    handler.setFormatter(formatter)
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     for name in OURS:
         logging.getLogger(name).setLevel(logging.DEBUG if debug else logging.INFO)
@@ -155,6 +175,15 @@ def tell_systemd(state: str) -> None:
             notify.sendall(state.encode())
     except OSError as error:
         logging.getLogger("flock").warning("systemd was not told %s: %s", state, error)
+
+
+def _is_journal() -> bool:
+    """Say whether standard error goes to the journal of systemd, as `JOURNAL_STREAM` tells."""
+    try:
+        ours = os.fstat(sys.stderr.fileno())
+    except (OSError, ValueError):
+        return False
+    return os.environ.get("JOURNAL_STREAM") == f"{ours.st_dev}:{ours.st_ino}"
 
 
 def is_terminal() -> bool:
