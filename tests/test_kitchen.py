@@ -626,6 +626,7 @@ def test_the_log_says_what_happened(site, caplog):
     assert "hello there" in caplog.text
     assert "execute[false] run failed: `false` ended with exit code 1" in caplog.text
     assert f"run {report['run_id']} failed after" in caplog.text
+    assert caplog.records[-1].levelname == "ERROR"
 
 
 def test_the_log_of_a_why_run_says_what_would_happen(site, caplog):

@@ -31,6 +31,9 @@ from registry.wall_clock import now_text
 
 log = logging.getLogger("flock.converge")
 
+_LEVELS = {"ok": logging.INFO, "cancelled": logging.WARNING}
+"""How the end of a run is logged, by its state; any other is an error."""
+
 Listener = Callable[[dict[str, Any]], None]
 
 
@@ -96,7 +99,8 @@ def _write_to_log(told: Mapping[str, Any]) -> None:
     elif event == "run ended":
         report = told["report"]
         why = f": {report['error']}" if report["error"] else ""
-        log.info(
+        log.log(
+            _LEVELS.get(report["state"], logging.ERROR),
             "%s: %s %s %s after %s s%s",
             node,
             run,
