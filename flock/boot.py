@@ -275,7 +275,12 @@ def save_declared(kitchen: Kitchen, keeper: ObjectKeeper) -> None:
     What the recipes did to normal attributes counts only after a run.
     """
     try:
-        keeper.save(kitchen.node_object() | {"normal": keeper.normal_attributes()})
+        node_object = kitchen.node_object() | {"normal": keeper.normal_attributes()}
+        known = keeper.saved()
+        if known is not None and not kitchen.is_declared():
+            # What a wrong recipe left out would hide the machine from who looks for it.
+            node_object["attributes"] = known["attributes"]
+        keeper.save(node_object)
     except FlockError as error:
         logger.error("the node object is not saved: %s", error)
 

@@ -10,6 +10,7 @@ import time
 import psutil
 import pytest
 
+from flock.converge.attributes import with_values
 from flock.converge.kitchen import Kitchen
 from flock.converge.run_lock import RunLock
 from flock.errors import (
@@ -156,6 +157,36 @@ def test_an_override_run_list_changes_nothing_that_lasts(site):
     assert report["recipes"] == ["cb::other"]
     assert kitchen.run_list == ["cb"]
     assert kitchen.recipes == ["cb::default"]
+
+
+@pytest.mark.parametrize("other", [["cb::other"], ["cb::other", "cb::broken"]])
+def test_the_attributes_that_others_see_are_those_of_the_whole_own_run_list(site, other):
+    site.write("cookbooks/web/attributes/default.toml", "[default.web]\nport = 80")
+    site.recipe("node.default['web']['workers'] = 2", "web::default")
+    site.recipe("node.normal['seen']['other'] = 1", "cb::other")
+    site.recipe("raise ValueError('broken')", "cb::broken")
+    store = Store()
+    kitchen = site.kitchen("web", store=store)
+    assert kitchen.converge("x")["state"] == "ok"
+    whole = {"port": 80, "workers": 2}
+
+    kitchen.converge("x", override_run_list=other)
+    assert kitchen.node_attributes("web") == store.kept[-1]["attributes"]["web"] == whole
+    # What a run wrote to last does last, and nothing else of it.
+    assert store.values == [([], {"seen": {"other": 1}})]
+    assert kitchen.node_attributes("seen.other") == 1
+
+    kitchen.set_run_list([*other, "cb::broken"])
+    assert kitchen.converge("x")["state"] == "failed"
+    assert kitchen.node_attributes("web") == whole
+    assert kitchen.node_object()["attributes"]["web"] == whole
+    # A process of its own knows as little of them.
+    kitchen.stop()
+    for words in ({}, {"override_run_list": other}):
+        again = site.kitchen("cb::broken", store=store)
+        again.converge("x", **words)
+        again.stop()
+    assert len(store.kept) == 1
 
 
 # --- ends
@@ -795,7 +826,8 @@ def test_a_wait_is_asked_again_at_once_when_there_are_news(site):
 
 class Store:
     def __init__(self):
-        self.saved = []
+        self.kept = []
+        self.values = []
         self.normal = {}
         self.error = None
 
@@ -811,8 +843,15 @@ class Store:
     def save(self, node_object):
         if self.error:
             raise self.error
-        self.saved.append(node_object)
+        self.kept.append(node_object)
         self.normal = node_object["normal"]
+
+    def saved(self):
+        return self.kept[-1] if self.kept else None
+
+    def save_values(self, node_object, path, values):
+        self.values.append((list(path), values))
+        self.normal = with_values(self.normal, path, values)
 
 
 def test_the_node_object_is_saved_after_each_run_also_a_failed_one(site):
@@ -824,7 +863,7 @@ def test_the_node_object_is_saved_after_each_run_also_a_failed_one(site):
     assert kitchen.converge("x")["state"] == "failed"
     kitchen.converge("x", why_run=True)
 
-    (saved,) = store.saved
+    (saved,) = store.kept
     assert {key: saved[key] for key in list(saved)[:6]} == {
         "name": "bender0", "run_list": ["role[web]"], "roles": ["web"], "recipes": ["cb::default"],
         "environment": "prod", "tags": ["blue"],
@@ -848,7 +887,7 @@ def test_what_is_sensitive_lasts_here_and_is_handed_to_nobody(site):
 
     assert site.text("out") == "geheim2"
     assert store.normal == {"db": {"user": "fry"}}
-    assert "geheim" not in str(store.saved)
+    assert "geheim" not in str(store.kept)
 
 
 def test_a_node_object_that_cannot_be_saved_fails_the_run_and_hides_no_failure(site, caplog):

@@ -59,7 +59,6 @@ class Cook:
     Attributes:
         run_list: the node's own.
         standing: the last complete compilation of the node's own run list.
-        newest: the last compilation of all, complete or not.
         at_work: the run, or the action of a notice, that goes on right now.
         acted: called when the action of a notice begins, and when it is over.
         runner: what converges right now.
@@ -86,7 +85,6 @@ class Cook:
         self.run_list = list(run_list)
         self.standing: Compilation | None = None
         self._tried: Compilation | None = None
-        self.newest: Compilation | None = None
         self.at_work: Run | None = None
         self.acted: Callable[[], None] = lambda: None
         self.runner: Runner | None = None
@@ -118,7 +116,7 @@ class Cook:
             RecipeError: what stood before stands.
         """
         compilation = self._compilation(self.run_list)
-        self.newest = self._tried = compilation
+        self._tried = compilation
         compilation.compile()
         self.standing = compilation
 
@@ -156,17 +154,16 @@ class Cook:
             self._outbound.take_up("", self.would_change)
 
     def public_attributes(self) -> dict[str, Any]:
-        """Return the newest merged attributes without what is sensitive."""
-        return self._node.public(self._newest_attributes())
+        """Return the merged attributes without what is sensitive."""
+        return self._node.public(self._attributes())
 
     def node_object(self) -> dict[str, Any]:
         """Return what others may know of this machine."""
-        roles, recipes = self.expansion
-        return self._node.as_data(self._newest_attributes(), self.run_list, roles, recipes)
+        return self._object_of(self._attributes())
 
     def dishes(self) -> list[dict[str, Any]]:
         """Return the machine's dishes as rows."""
-        normal = self._newest_attributes().levels["normal"]
+        normal = self._attributes().levels["normal"]
         return [dish.as_row() for dish in read_dishes(normal)]
 
     def settle_dead_runs(self) -> None:
@@ -245,7 +242,7 @@ class Cook:
                 self._new_runner(run, standing, locks).act_alone(found, action, trail)
 
         def keep() -> None:
-            self._node.save_changes(standing.attributes, before, self.node_object())
+            self._keep_changes(standing.attributes, before)
 
         try:
             with self._working(run):
@@ -304,7 +301,7 @@ class Cook:
     def _converge(self, run: Run, locks: RunLocks) -> None:
         """Compile and converge."""
         compilation = self._compilation(run.report.run_list, run.cancellation)
-        self.newest = compilation
+        before = self._node.normal(compilation.attributes)
         if run.is_own and not run.why_run:
             self._tried = compilation
         run.report.recipes = compilation.recipes
@@ -321,7 +318,7 @@ class Cook:
                 finally:
                     if not run.why_run:
                         washing.saw(compilation.recipes)
-            self._node.check(compilation.attributes, self.node_object())
+            self._node.check(compilation.attributes, self._object_of(compilation.attributes))
             if run.is_own and not run.why_run:
                 self.standing = compilation
                 washing.judge()
@@ -336,13 +333,13 @@ class Cook:
                         )
                 runner.converge()
         except FlockError as failure:
-            self._end(run, compilation, failure)
+            self._end(run, compilation, before, failure)
             raise
         finally:
             self.runner = None
         if run.is_own and not run.why_run:
             run.unwashed = washing.unwashed_sinks()
-        self._end(run, compilation)
+        self._end(run, compilation, before)
 
     def _wash(self, run: Run, sinks: Sequence[str], locks: RunLocks) -> None:
         """Compile the own run list to judge by it, and converge nothing but the washes."""
@@ -350,7 +347,7 @@ class Cook:
         with self._around(run):
             judged.compile()
         compilation = judged.beside()
-        self.newest = compilation
+        before = self._node.normal(compilation.attributes)
         run.report.recipes = compilation.recipes
         washing = self._new_washing(run, compilation, judged)
         for sink in sinks:
@@ -361,11 +358,11 @@ class Cook:
             with compilation.active(), washing_with(washing), self._around(run):
                 runner.converge()
         except FlockError as failure:
-            self._end(run, compilation, failure)
+            self._end(run, compilation, before, failure)
             raise
         finally:
             self.runner = None
-        self._end(run, compilation)
+        self._end(run, compilation, before)
 
     def _new_washing(
         self, run: Run, compilation: Compilation, judged: Compilation, refusal: str = ""
@@ -377,6 +374,9 @@ class Cook:
                 self._node.save_values(
                     compilation.attributes, LEDGER, dict(records), self.node_object()
                 )
+                shown = self._attributes()
+                if shown is not compilation.attributes:
+                    shown.set_normal(LEDGER, records)
 
         kept = KeptCookbooks(self._state_dir / "dishes", Cookbooks(self._cookbooks.folder))
         return Washing(compilation, judged, kept, write, refusal)
@@ -415,8 +415,18 @@ class Cook:
             delayed_after_failure=self._delayed_after_failure,
         )
 
-    def _end(self, run: Run, compilation: Compilation, failure: FlockError | None = None) -> None:
-        """Keep what lasts, let notices go; that this fails too must not hide an earlier failure."""
+    def _end(
+        self,
+        run: Run,
+        compilation: Compilation,
+        before: Mapping[str, Any],
+        failure: FlockError | None = None,
+    ) -> None:
+        """Keep what lasts, let notices go; that this fails too must not hide an earlier failure.
+
+        All attributes are what others find the machine by: those of a run list
+        that is not its own, or was not executed whole, would hide it from them.
+        """
         if run.why_run:
             return
         try:
@@ -424,7 +434,11 @@ class Cook:
                 run.report.notices += self._outbound.run_over(
                     run.run_id, run.is_own and failure is None
                 )
-            self._node.save(compilation.attributes, self.node_object())
+            is_first = self.standing is None and not self._node.is_kept()
+            if compilation is self.standing or is_first:
+                self._node.save(compilation.attributes, self.node_object())
+            else:
+                self._keep_changes(compilation.attributes, before)
         except FlockError as error:
             if failure is None:
                 raise
@@ -433,10 +447,23 @@ class Cook:
                     "%s: run %s: what lasts is not saved: %s", self._node.name, run.run_id, error
                 )
 
-    def _newest_attributes(self) -> Attributes:
-        """Return the attributes of the last compilation; before the first, what lasts."""
-        newest = self.newest
-        return self._node.attributes() if newest is None else newest.attributes
+    def _keep_changes(self, attributes: Attributes, before: Mapping[str, Any]) -> None:
+        """Keep what changed in normal attributes, and nothing else."""
+        self._node.save_changes(attributes, before, self.node_object(), self._attributes())
+
+    def _attributes(self) -> Attributes:
+        """Return the attributes of the node's own run list, as others see them.
+
+        As what stands has them; before anything does, as far as the last
+        attempt came; before the first, what lasts.
+        """
+        known = self.standing or self._tried
+        return self._node.attributes() if known is None else known.attributes
+
+    def _object_of(self, attributes: Attributes) -> dict[str, Any]:
+        """Return what others may know of this machine, with these attributes."""
+        roles, recipes = self.expansion
+        return self._node.as_data(attributes, self.run_list, roles, recipes)
 
     def _compilation(
         self, run_list: Sequence[str], cancellation: Cancellation | None = None

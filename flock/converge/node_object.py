@@ -62,6 +62,10 @@ class NodeObject:
             self.environment = assigned.environment
         return assigned
 
+    def is_kept(self) -> bool:
+        """Say whether the node object was saved before."""
+        return self._store.saved() is not None
+
     def expansion_of(self, run_list: Sequence[str]) -> tuple[list[str], list[str]]:
         """Return the roles and recipes that a run list had when it was last saved, if it was."""
         saved = self._store.saved()
@@ -137,11 +141,22 @@ class NodeObject:
         return copied
 
     def save_changes(
-        self, attributes: Attributes, before: Mapping[str, Any], data: dict[str, Any]
+        self,
+        attributes: Attributes,
+        before: Mapping[str, Any],
+        data: dict[str, Any],
+        shown: Attributes,
     ) -> None:
         """Keep what changed in the normal attributes since `before`, and nothing else of them.
 
-        For deeds between runs: what they began with may be older than what stands.
+        For deeds between runs, and for runs that say nothing of the whole
+        machine: what they began with may be older than what stands.
+
+        Args:
+            attributes: with what changed.
+            before: the normal ones as they were.
+            data: the node object, for a store that has none yet.
+            shown: what others see of this machine; takes the changes, too.
 
         Raises:
             FlockError: the journal or the store could not keep it.
@@ -153,6 +168,9 @@ class NodeObject:
         with _named(attributes):
             for path, values in changed_values(was, now):
                 self._store.save_values(data, path, values)
+        if shown is not attributes:
+            for path, values in changed_values(before, after):
+                shown.set_normal(path, values)
 
 
 @contextmanager

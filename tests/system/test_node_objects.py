@@ -313,6 +313,25 @@ def test_a_node_started_without_a_run_list_has_the_one_that_was_left(node_of, re
     assert converge(fleet)["run_list"] == ["cb::more"]
 
 
+def test_a_node_is_found_by_its_attributes_although_its_recipe_is_wrong(node_of, kitchen_folder):
+    attributes = kitchen_folder / "cookbooks" / "cb" / "attributes"
+    attributes.mkdir()
+    (attributes / "default.toml").write_text("[default.web]\nport = 80\n")
+    fleet = node_of(run_list=["cb"])
+    assert converge(fleet)["state"] == "ok"
+    (attributes / "default.toml").write_text("[web]\nport = 80\n")
+
+    assert converge(fleet)["state"] == "failed"
+    assert [found.name for found in fleet.search("web_port:80")] == ["bender0"]
+    fleet.close()
+    fleet = node_of()
+    assert [found.name for found in fleet.search("web_port:80")] == ["bender0"]
+    api = fleet["bender0"]["flock_api"]
+    report = api.run_chef(wait=True, override_run_list=["cb::more"])
+    assert report["state"] == "failed"
+    assert [found.name for found in fleet.search("web_port:80")] == ["bender0"]
+
+
 def test_a_second_state_folder_cannot_have_the_name(node_of, kitchen_folder):
     node_of(run_list=["cb"]).close()
     with pytest.raises(BusyError, match=r"forget bender0"):
