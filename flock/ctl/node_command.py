@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from flock.ctl.first_process import leave_the_first_process
 from flock.ctl.options import (
     CommandLine,
     checked_name,
@@ -50,8 +51,10 @@ def node(line: CommandLine) -> None:
 
     Logs go to standard error, with --json one JSON object a line. Without a
     registry it keeps trying. systemd is told when the node is ready
-    (Type=notify).
+    (Type=notify). As the first process of a container it waits for orphans,
+    too.
     """
+    leave_the_first_process()
     signals = StopSignals()
     log_to_stderr(as_json=line.output.wants_json, debug=line.output.debug)
     try:
