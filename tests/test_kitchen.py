@@ -232,7 +232,8 @@ def test_a_queued_run_is_cancelled_without_touching_the_other(site, gate):
 def test_stopping_lets_the_run_end_at_its_next_boundary(site):
     site.recipe("""
         file('{here}/a', content='x').notifies('run', 'execute[restart]')
-        execute('slow', command='touch {here}/reached; sleep 0.3; touch {here}/finished')
+        execute('slow', cwd='{here}',
+                command='touch reached; until test -e go; do sleep 0.05; done; touch finished')
         file('{here}/never', content='x')
         execute('restart', command='touch {here}/restarted', action='nothing')
     """)
@@ -241,7 +242,14 @@ def test_stopping_lets_the_run_end_at_its_next_boundary(site):
     queued = kitchen.order_run("y")
     eventually((site.folder / "reached").exists, within=30)
 
-    kitchen.stop(timeout=20)
+    def let_go():
+        assert eventually(lambda: kitchen._queue.is_leaving, within=30)
+        (site.folder / "go").touch()
+
+    letting_go = threading.Thread(target=let_go)
+    letting_go.start()
+    kitchen.stop(timeout=60)
+    letting_go.join(30)
 
     report = run.wait(0)
     assert (report["state"], report["error"]) == ("cancelled", "the node is leaving")

@@ -367,7 +367,7 @@ def test_secrets_of_a_sensitive_resource_are_shown_nowhere(site, caplog):
 def test_a_command_that_does_not_answer_ends_with_the_wait_that_asks(site):
     site.recipe("""
         file('{here}/a', content='1').wait_until('sleep 30', timeout=0.3, on_timeout='skip')
-        file('{here}/b', content='2').wait_until('sleep 0.2', timeout=0)
+        file('{here}/b', content='2').wait_until('sleep 0.05', timeout=0)
     """)
     began = time.monotonic()
     skipped, asked_once = site.converge()["resources"]

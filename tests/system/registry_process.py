@@ -26,7 +26,7 @@ from registry.contract import (
 from registry.processes import this_process
 from tests.system.ordered_process import OrderedProcess
 
-SESSION_TIMEOUT = 2.0
+SESSION_TIMEOUT = 3.0
 LOCK_DELAY = 0.5
 
 

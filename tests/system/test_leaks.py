@@ -41,7 +41,7 @@ def left_over(count: Callable[[], Counts], before: Counts, times: int) -> Counts
             if now[what] - before[what] > allowed[what]
         }
 
-    return eventually(too_much, within=8.0, becomes={}, pause=0.5)
+    return eventually(too_much, within=30.0, becomes={}, pause=0.5)
 
 
 def test_nothing_is_left_of_ten_thousand_calls(start: Start, registry_url: str) -> None:
@@ -66,13 +66,13 @@ def test_nothing_is_left_of_ten_thousand_calls(start: Start, registry_url: str) 
         assert left_over(lambda: there.do("kept"), others, 10_000) == {}
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(300)
 def test_nothing_is_left_of_a_thousand_visitors(start: Start) -> None:
     there, visitors = start("there"), start(None)
     visitors.do("visit", node="there", times=50)
     mine, others = visitors.do("kept"), there.do("kept")
     visitors.begin("visit", node="there", times=1000)
-    visitors.result(within=150.0)
+    visitors.result(within=200.0)
 
     assert left_over(lambda: visitors.do("kept"), mine, 1000) == {}
     assert left_over(lambda: there.do("kept"), others, 1000) == {}
@@ -114,7 +114,7 @@ def test_nothing_is_left_of_peers_that_were_killed(start: Start, registry_url: s
     def left() -> int:
         return int(there.do("kept")["objects"] - before["objects"])
 
-    assert eventually(left, within=15.0, until=lambda count: count < 100, pause=0.5) < 100
+    assert eventually(left, within=40.0, until=lambda count: count < 100, pause=0.5) < 100
     assert left_over(lambda: there.do("kept"), before, 10) == {}
 
 

@@ -297,14 +297,14 @@ def test_a_node_that_died_in_its_run_keeps_its_slot_and_comes_back_to_it(flockct
         execute('work', command='touch {here}/begun; test -e {here}/good || sleep 60')
         """,
     )
-    soon = {"FLOCK_SESSION_TIMEOUT": "2"}
+    soon = {"FLOCK_SESSION_TIMEOUT": "4"}
     node = flockctl.node("bender0", "--run-list", "recipe[cb]", **soon)
     flockctl.start("run", "bender0")
     assert eventually((flockctl.folder / "begun").exists, within=40.0)
     node.process.kill()
     kept = eventually(
         lambda: rows(flockctl)[0]["holder"],
-        within=20.0,
+        within=40.0,
         until=lambda holder: holder is not None and holder["kept"],
         pause=0.2,
     )

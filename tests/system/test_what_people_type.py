@@ -124,6 +124,8 @@ def flockctl(registry_url: str, tmp_path: Path) -> Iterator[Flockctl]:
 
 
 def test_every_line_of_python_does_what_it_says(flockctl):
+    subscriptions = ("call", "bender1", "resource_manager", "subscriptions", "--json")
+    assert eventually(lambda: flockctl(*subscriptions).value, within=30.0)
     done = subprocess.run(
         [sys.executable, "-c", LINES],
         env=flockctl.environment,

@@ -41,7 +41,7 @@ from tests.system.ordered_process import OtherSideFailed
 from tests.system.registry_process import RegistryProcess, presence_record
 from tests.system.zookeeper_faults import CREATE2, MULTI, SET_DATA, Proxy, end_session
 
-SESSION = 2.0
+SESSION = 3.0
 DELAY = 0.5
 OWNER = LockOwner("bender0", "planet-express")
 OTHER = LockOwner("fry", "earth")
