@@ -52,9 +52,9 @@ demo: $(READY) ## three processes: a node converges because another process aske
 
 # What is started here is stopped here, whatever happens, and the exit code is that of the tests.
 # What they write goes with it, also when they are killed, but for pytest's own folders: a failure
-# is looked into there.
+# is looked into there. Some of it is for other users, who must get there.
 test: $(READY) ## get and start a ZooKeeper, run all tests, stop it
-	@home=$$(mktemp -d) || exit 1; \
+	@home=$$(mktemp -d) && chmod 711 "$$home" || exit 1; \
 	trap 'scripts/zookeeper stop --home "$$home" >/dev/null; rm -rf "$$home"' EXIT; \
 	trap 'exit 130' INT; trap 'exit 143' TERM HUP; \
 	scripts/network_tools; hosts=$$(scripts/zookeeper start --home "$$home") || exit 1; \

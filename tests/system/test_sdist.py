@@ -72,8 +72,7 @@ def test_a_wheel_of_a_source_distribution_runs_the_command_and_the_demo(unpacked
         wheel.extractall(installed)
     # It takes the packages that it lies beside, so it is laid beside these.
     shutil.copytree(unpacked / "examples", installed / "examples")
-    (installed / "scripts").mkdir()
-    shutil.copy2(unpacked / "scripts" / "demo", installed / "scripts")
+    shutil.copytree(unpacked / "scripts", installed / "scripts")
     environment = os.environ | {"PYTHONPATH": str(installed)}
 
     def run(*words: str) -> str:
