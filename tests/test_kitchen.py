@@ -362,10 +362,12 @@ def test_cancelling_ends_a_run_between_two_recipes(site):
 def test_a_run_waits_visibly_for_another_process_and_a_converge_is_refused(site):
     site.recipe("log('x')")
     other = RunLock(site.folder / "state" / "run.lock")
-    assert other.take("abc")
+    assert other.take("run execute[x]")
     kitchen = site.kitchen()
 
-    with pytest.raises(BusyError, match=rf"process {psutil.Process().pid} since .*run abc"):
+    with pytest.raises(
+        BusyError, match=rf"process {psutil.Process().pid} since .*\(run execute\[x\]\)"
+    ):
         kitchen.converge("x")
     run = kitchen.order_run("x")
     assert run.state == "queued"
@@ -377,13 +379,13 @@ def test_a_run_waits_visibly_for_another_process_and_a_converge_is_refused(site)
     assert run.wait(30)["state"] == "ok"
     told = {each["event"]: each for each in site.events}
     assert {"run queued", "run waiting", "run started"} <= set(told)
-    assert "run abc" in told["run waiting"]["holder"]
+    assert "(run execute[x])" in told["run waiting"]["holder"]
 
 
 def test_a_converge_may_wait_for_another_process(site):
     site.recipe("log('x')")
     other = RunLock(site.folder / "state" / "run.lock")
-    other.take("abc")
+    other.take("run execute[x]")
     releaser = threading.Timer(0.3, other.release)
     releaser.start()
 
@@ -394,7 +396,7 @@ def test_a_converge_may_wait_for_another_process(site):
 def test_a_run_that_waits_for_another_process_can_be_cancelled(site):
     site.recipe("log('x')")
     other = RunLock(site.folder / "state" / "run.lock")
-    other.take("abc")
+    other.take("run execute[x]")
     kitchen = site.kitchen()
     run = kitchen.order_run("x")
 

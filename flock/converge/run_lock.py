@@ -26,8 +26,11 @@ class RunLock:
         self._descriptor: int | None = None
         in_children(self._let_go)
 
-    def take(self, run_id: str) -> bool:
+    def take(self, what_for: str) -> bool:
         """Take the lock if it is free; say whether it is ours now.
+
+        Args:
+            what_for: what others read who find it taken.
 
         Raises:
             ConvergeError: the file cannot be made or locked.
@@ -35,20 +38,20 @@ class RunLock:
         if self._descriptor is not None:
             return False
         try:
-            self._descriptor = self._open(run_id)
+            self._descriptor = self._open(what_for)
         except BlockingIOError:
             return False
         except OSError as error:
             raise ConvergeError(f"cannot take the run lock {self.path}: {error}") from error
         return True
 
-    def _open(self, run_id: str) -> int:
+    def _open(self, what_for: str) -> int:
         """Return the locked file, with our name in it."""
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            holder = {"pid": os.getpid(), "run_id": run_id, "since": now_text()}
+            holder = {"pid": os.getpid(), "what_for": what_for, "since": now_text()}
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, json.dumps(holder).encode(), 0)
         except BaseException:
@@ -74,6 +77,6 @@ class RunLock:
         """Say who holds it, as far as the file tells: `process 4711 since …`."""
         try:
             found = json.loads(self.path.read_text())
-            return f"process {found['pid']} since {found['since']} (run {found['run_id']})"
+            return f"process {found['pid']} since {found['since']} ({found['what_for']})"
         except (OSError, ValueError, KeyError, TypeError):
             return "another process"

@@ -137,7 +137,7 @@ class RunQueue:
     def do_if_idle(self, deed: Callable[[], None]) -> bool:
         """Do something under the run lock, unless a run goes on here; say whether it was done."""
         with self._lock:
-            if self._running is not None or not self._run_lock.take(""):
+            if self._running is not None or not self._run_lock.take("a look at what is left over"):
                 return False
             try:
                 deed()
@@ -254,7 +254,7 @@ class RunQueue:
 
     def _take_run_lock(self, run: Run) -> bool:
         """Let a run begin if no other process runs here; our lock is held."""
-        if not self._run_lock.take(run.run_id):
+        if not self._run_lock.take(f"run {run.run_id}"):
             return False
         self._running = run
         run.report.begin()
