@@ -258,6 +258,13 @@ def test_the_environment_has_its_name_of_chef_too(site):
             ),
         ),
         (
+            "service('x', action='strat')",
+            (
+                "service[x] has no action 'strat'; it has nothing, start, stop, restart, reload,"
+                " enable, disable, mask, unmask"
+            ),
+        ),
+        (
             "log('x').notifies('run', 'execute[x]', 'soon')",
             ("log[x]: unknown timing 'soon'; there are 'before', 'immediately', 'delayed'"),
         ),

@@ -240,7 +240,7 @@ class Compilation:
             for notification in resource.notifications:
                 target = self._find(notification.target, resource, notification.where)
                 if not target.can(notification.action):
-                    known = ", ".join((*target.actions, "nothing"))
+                    known = ", ".join(dict.fromkeys((*target.actions, "nothing")))
                     raise RecipeError(
                         f"{target} has no action {notification.action!r}; it has {known}",
                         notification.where,

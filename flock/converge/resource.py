@@ -314,7 +314,7 @@ class Resource:
     def _check_action(self, action: str, where: str) -> None:
         """Refuse an action this kind does not have."""
         if not self.can(action):
-            known = ", ".join((*self.actions, "nothing"))
+            known = ", ".join(dict.fromkeys((*self.actions, "nothing")))
             raise RecipeError(f"{self} has no action {action!r}; it has {known}", where)
 
     def _notification(self, action: str, target: str, timing: str, where: str) -> Notification:
