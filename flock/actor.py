@@ -33,6 +33,11 @@ F = TypeVar("F", bound=Callable[..., Any])
 PROXY_WORDS = frozenset({"options", "batch", "monitor", "link", "unlink"})
 """What the proxy itself answers to: an actor's method may not be called so."""
 
+_RUN_NOTHING = (
+    inspect.iscoroutinefunction,
+    inspect.isgeneratorfunction,
+    inspect.isasyncgenfunction,
+)
 _INTERNAL_MARK = "_flock_internal"
 _FEW_BELONGINGS = 100
 
@@ -413,7 +418,8 @@ def method_table(actor_class: type[pykka.Actor]) -> dict[str, Method]:
     """List what other nodes may call on an actor class.
 
     Raises:
-        UsageError: a public method has a name that the proxy keeps for itself.
+        UsageError: a public method has a name that the proxy keeps for itself, or
+            is a coroutine or generator: calling it would run nothing of it.
     """
     hidden = {name for base in (Actor, pykka.ThreadingActor, object) for name in dir(base)}
     for name in PROXY_WORDS:
@@ -431,6 +437,11 @@ def method_table(actor_class: type[pykka.Actor]) -> dict[str, Method]:
         function = inspect.getattr_static(actor_class, name)
         if not isinstance(function, FunctionType) or getattr(function, _INTERNAL_MARK, False):
             continue
+        if any(is_kind(function) for is_kind in _RUN_NOTHING):
+            raise UsageError(
+                f"{actor_class.__name__}.{name} is a coroutine or a generator, of which a call "
+                "runs nothing; answer with a list, or with `self.later()`, or mark it internal"
+            )
         table[name] = _method(name, function)
     return table
 

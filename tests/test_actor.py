@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pykka
@@ -121,6 +122,27 @@ def test_a_method_that_takes_a_word_of_the_proxy_is_refused_by_name(word: str) -
 
     setattr(Takes, word, internal(lambda self: None))
     assert method_table(Takes) == {}
+
+
+def test_a_method_of_which_a_call_runs_nothing_is_refused() -> None:
+    class Waiting(Actor):
+        async def wait(self) -> int:
+            return 1
+
+    class Yielding(Actor):
+        def count(self) -> Iterator[int]:
+            yield 1
+
+    class Hiding(Actor):
+        @internal
+        def count(self) -> Iterator[int]:
+            yield 1
+
+    with pytest.raises(UsageError, match=r"Waiting\.wait is a coroutine"):
+        method_table(Waiting)
+    with pytest.raises(UsageError, match=r"Yielding\.count is a coroutine or a generator"):
+        method_table(Yielding)
+    assert method_table(Hiding) == {}
 
 
 def test_a_method_knows_its_signature_and_docstring() -> None:
