@@ -31,6 +31,7 @@ from flock.node import Node, raise_file_limit
 from flock.node_objects import NodeObject, NodeObjects
 from flock.proxy import ActorProxy, NodeProxy, handle_maker, points_at
 from flock.settings import Settings, load_settings
+from flock.signals import handle
 from flock.stack_dump import dump_at_sigusr1
 from flock.supervisor import MAX_RESTARTS, RESTART_WINDOW, Group, Strategy
 from flock.topics import Run, Subscription
@@ -209,7 +210,7 @@ class Flock:
         self._joined()
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
-                signal.signal(number, lambda *_: self._stopped.set())
+                handle(number, lambda *_: self._stopped.set())
             dump_at_sigusr1(self.node.stack)
         # A process that is stopped and goes on may take a signal on any thread; Python handles
         # it when the main one wakes.

@@ -8,6 +8,8 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from flock.signals import handle
+
 logger = logging.getLogger(__name__)
 
 
@@ -48,7 +50,7 @@ def dump_at_sigusr1(stack: Callable[[], Sequence[dict[str, Any]]]) -> None:
     """
     handler = signal.getsignal(signal.SIGUSR1)
     if handler is signal.SIG_DFL or isinstance(handler, _Dump):
-        signal.signal(signal.SIGUSR1, _Dump(stack))
+        handle(signal.SIGUSR1, _Dump(stack))
 
 
 class _Dump:

@@ -17,6 +17,8 @@ import threading
 from datetime import UTC, datetime
 from types import FrameType
 
+from flock.signals import handle
+
 OURS = ("flock", "registry", "actors")
 """Loggers of this project; other libraries are heard from their warnings on."""
 
@@ -135,7 +137,7 @@ class StopSignals:
         self.came = threading.Event()
         self.name = ""
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._take)
+            handle(number, self._take)
 
     def wait(self) -> None:
         """Wait until one came; on the main thread.
@@ -160,7 +162,7 @@ def interrupt_at_sigterm() -> None:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, interrupt)
+    handle(signal.SIGTERM, interrupt)
 
 
 def tell_systemd(state: str) -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from flock import Flock
 from flock.boot import StateFolder
 
 PARENT = """
@@ -87,6 +88,7 @@ def test_a_child_leaves_the_flock_to_its_parent_and_may_join_as_a_visitor(
 HOLDER = """
 import os, sys
 from pathlib import Path
+from flock import Flock
 from flock.boot import StateFolder
 
 folder = StateFolder(Path(sys.argv[1]))
@@ -111,3 +113,41 @@ def test_a_child_does_not_keep_the_state_folder_of_a_node_that_is_gone(tmp_path:
         folder = StateFolder(state)
         folder.hold("bender0")
         folder.let_go()
+
+
+SERVER = """
+import multiprocessing, sys
+from flock import Actor, Flock
+
+
+class Reckoner(Actor):
+    def squares(self):
+        with multiprocessing.get_context("fork").Pool(2) as pool:
+            return pool.map(abs, [-1, 2])
+
+
+with Flock("reckoner", sys.argv[1]) as node:
+    node.supervise(Reckoner, name="reckoner")
+    print("ready", flush=True)
+    node.serve_forever()
+"""
+
+
+def test_a_child_does_not_take_the_signals_that_are_its_parents(embedded_url: str) -> None:
+    server = subprocess.Popen(
+        [sys.executable, "-c", SERVER, embedded_url], stdout=subprocess.PIPE, text=True
+    )
+    assert server.stdout is not None
+    try:
+        assert server.stdout.readline() == "ready\n"
+        with Flock(registry=embedded_url) as visitor:
+            # The pool ends its processes with SIGTERM, and waits for their end.
+            reckoner = visitor["reckoner"]["reckoner"].options(timeout=20)
+            for _ in range(3):
+                assert reckoner.squares() == [1, 2]
+        server.terminate()
+        assert server.wait(20) == 0
+    finally:
+        server.kill()
+        server.wait()
+        server.stdout.close()
