@@ -31,7 +31,7 @@ def test_a_notice_to_a_name_that_nobody_had_is_seen_and_dropped_by_hand(flockctl
     def dead():
         return flockctl("notices", "bender0", "--dead", "--json").value
 
-    (told,) = eventually(dead, within=10.0)
+    (told,) = eventually(dead, within=30.0)
     assert (told["id"], told["waited"]) == (row["id"], None)
     assert told["error"].startswith("dropped by ")
     again = flockctl("notices", "bneder1", "--drop", row["id"])
