@@ -66,7 +66,14 @@ def is_node_name(name: str) -> bool:
 
 
 class FlockError(Exception):
-    """The root of every error of this project; `flock.errors` draws the whole tree."""
+    """The root of every error of this project; `flock.errors` draws the whole tree.
+
+    Attributes:
+        may_have_run: of a call that ended with it: False, the call never left. Where
+            a method raised it over there it is True, as of any error that comes so.
+    """
+
+    may_have_run: bool = False
 
 
 class RegistryError(FlockError):
