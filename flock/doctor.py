@@ -253,6 +253,10 @@ def versions(record: PresenceRecord) -> Finding:
 def _way(fleet: Flock, record: PresenceRecord) -> Finding:
     """Call the node: an answer shows that both ways are open and that it knows our key."""
     name, check = record.name, f"open both ways to {record.name}"
+    if bool(record.public_key) != bool(fleet.node.identity.public_key):
+        who = "this process" if record.public_key else name
+        mend = "take crypto = false out of its settings: that is for benchmarks"
+        return Finding(check, f"{who} is without encryption, the other one is not", mend, 7)
     began = time.monotonic()
     try:
         fleet[name]["info"].options(timeout=_patience(fleet)).clock()

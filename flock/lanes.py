@@ -401,6 +401,9 @@ def lane_socket(
         server_key: the peer's public key; None sends in the clear.
         own_public_key: ours, Z85.
         own_secret_key: ours, Z85.
+
+    Raises:
+        zmq.ZMQError: one of the keys is none.
     """
     socket = context.socket(zmq.DEALER)
     # Known to nobody but the two ends: see `flock.reader`.
@@ -414,7 +417,11 @@ def lane_socket(
     socket.setsockopt(zmq.HEARTBEAT_TTL, 6000)
     socket.setsockopt(zmq.CONNECT_TIMEOUT, 3000)
     if server_key is not None:
-        socket.curve_serverkey = server_key
-        socket.curve_publickey = own_public_key
-        socket.curve_secretkey = own_secret_key
+        try:
+            socket.curve_serverkey = server_key
+            socket.curve_publickey = own_public_key
+            socket.curve_secretkey = own_secret_key
+        except zmq.ZMQError:
+            socket.close()
+            raise
     return socket

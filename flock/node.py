@@ -170,7 +170,7 @@ class Node:
                 ignored; 0 for never.
 
         Raises:
-            UsageError: a wrong name, or no encryption on more than loopback.
+            UsageError: a wrong name, wrong keys, or no encryption on more than loopback.
         """
         if name is not None and not is_node_name(name):
             raise UsageError(f"{name!r} cannot be a node's name: {NODE_NAME_RULE}")
@@ -178,6 +178,8 @@ class Node:
         generation = secrets.token_hex(16)
         self._is_node = name is not None
         title = name or f"{_VISITOR}{self._process.host}-{self._process.pid}-{generation[:6]}"
+        if keys is not None and not _are_pair(*keys):
+            raise UsageError("keys are a public and a secret key that belong together, Z85, bytes")
         public, secret = keys or (zmq.curve_keypair() if crypto else (b"", b""))
         self.identity = Identity(
             title, generation, "node" if self._is_node else "visitor", public, secret
@@ -397,12 +399,15 @@ class Node:
         """
         if record.address == self.address:
             return False
-        socket = lane_socket(
-            self._context,
-            server_key=record.public_key.encode() or None,
-            own_public_key=self.identity.public_key,
-            own_secret_key=self.identity.secret_key,
-        )
+        try:
+            socket = lane_socket(
+                self._context,
+                server_key=record.public_key.encode() or None,
+                own_public_key=self.identity.public_key,
+                own_secret_key=self.identity.secret_key,
+            )
+        except zmq.ZMQError:
+            return False  # nobody answers under a key that is none
         good = zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_HANDSHAKE_FAILED_AUTH
         bad = zmq.EVENT_CLOSED | zmq.EVENT_DISCONNECTED
         with socket, socket.get_monitor_socket(good | bad) as monitor:
@@ -707,6 +712,14 @@ def _actor_of(handle: Any) -> tuple[str, str]:
         raise BadArguments("only actors can be linked")
     node, name = points_at(handle) or ("", "")
     return node, name
+
+
+def _are_pair(public: Any, secret: Any) -> bool:
+    """Say whether two keys are a pair."""
+    try:
+        return bool(zmq.curve_public(secret) == public)
+    except (TypeError, ValueError, zmq.ZMQError):
+        return False
 
 
 def _host_and_port(listen: str | None, default_host: str) -> tuple[str, str]:

@@ -236,16 +236,10 @@ class Peers:
                     f"{peer.record.protocol}, we speak {PROTOCOL}",
                     may_have_run=False,
                 )
+            socket = self._socket_to(peer)
             with self._lock:
                 self._lane_numbers += 1
                 number = self._lane_numbers
-            encrypted = bool(self._identity.public_key)
-            socket = lane_socket(
-                self._context,
-                server_key=peer.key if encrypted else None,
-                own_public_key=self._identity.public_key,
-                own_secret_key=self._identity.secret_key,
-            )
             lane = Lane(socket, number, self._flusher, first, self._is_wanted)
             monitor = socket.get_monitor_socket(EVENTS)
             try:
@@ -262,6 +256,35 @@ class Peers:
             self._keeper.watch(Watched(peer, lane, monitor))
             lane.send_first(self._hello(peer, number, peer.heard_lane))
             return lane
+
+    def _socket_to(self, peer: RemotePeer) -> zmq.Socket[bytes]:
+        """Return a new socket for a lane to a peer.
+
+        Raises:
+            NodeUnreachable: it has no key, or none that is one; nothing is sent in the clear.
+            NotLetIn: it has one, and we have none.
+        """
+        is_encrypted = bool(self._identity.public_key)
+        if is_encrypted and not peer.key:
+            raise NodeUnreachable(
+                f"{peer.title} is without encryption (crypto = false): it is sent nothing"
+            )
+        if peer.key and not is_encrypted:
+            raise NotLetIn(
+                f"{peer.title} lets in nobody without encryption, and this process has "
+                "crypto = false"
+            )
+        try:
+            return lane_socket(
+                self._context,
+                server_key=peer.key if is_encrypted else None,
+                own_public_key=self._identity.public_key,
+                own_secret_key=self._identity.secret_key,
+            )
+        except zmq.ZMQError as error:
+            raise NodeUnreachable(
+                f"the key of {peer.title} in the registry is none: {error}"
+            ) from None
 
     def _is_wanted(self, message: bytes) -> bool:
         """Say whether somebody still waits for the answer to a message, if it is a call."""

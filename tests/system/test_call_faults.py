@@ -6,6 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from zookeeper_servers import ZooKeeperEnsemble, free_ports
 
 from flock import Flock
 from flock.announcer import Announcer
+from flock.doctor import examine_node
 from flock.errors import (
     ActorDead,
     CallCancelled,
@@ -471,6 +473,44 @@ def test_a_key_belongs_to_one_name(
 def test_without_encryption_only_loopback_is_listened_at(registry_url: str) -> None:
     with pytest.raises(UsageError, match="loopback"):
         Flock(registry=registry_url, crypto=False, listen="tcp://0.0.0.0:*").start()
+
+
+def test_who_is_without_encryption_and_who_is_not_are_told_so_and_harm_nobody(
+    registry_url: str, start: Start, visitor: Flock
+) -> None:
+    start()
+    with Flock(name="plain", registry=registry_url, crypto=False) as plain:
+        plain.supervise(Target, name="target")
+        refused = error_of(lambda: plain["there"]["target"].add(1))
+        assert isinstance(refused, NotLetIn)
+        assert "crypto = false" in str(refused)
+        unsent = error_of(lambda: visitor["plain"]["target"].add(1))
+        assert isinstance(unsent, NodeUnreachable)
+        assert "plain is without encryption" in str(unsent)
+        assert refused.may_have_run is unsent.may_have_run is False
+
+        # One that cannot be told keeps nobody else from hearing.
+        heard: list[Any] = []
+        plain.subscribe("news", lambda *_: None)
+        visitor.subscribe("news", lambda _, value: heard.append(value))
+        assert visitor.publish("news", "all the same") == 1
+        assert eventually(lambda: heard, 5) == ["all the same"]
+
+        [*_, way] = examine_node(visitor, "plain")
+        assert way.found == "plain is without encryption, the other one is not"
+
+
+def test_keys_that_are_none_are_told(registry_url: str, visitor: Flock, start: Start) -> None:
+    start()
+    record = replace(visitor["there"].record, generation="g", public_key="\u00ff" * 40)
+    peer = visitor.node._peers.peer_for(record)
+    odd = error_of(lambda: peer.send(b"", urgent=True))
+    assert isinstance(odd, NodeUnreachable)
+    assert "key of there in the registry is none" in str(odd)
+    mine, other = zmq.curve_keypair(), zmq.curve_keypair()
+    for keys in ((b"x", b"y"), (mine[0], other[1]), ("x" * 40, "y" * 40)):
+        with pytest.raises(UsageError, match="keys are a public and a secret key"):
+            Flock(registry=registry_url, keys=keys).start()  # type: ignore[arg-type]
 
 
 def test_without_encryption_calls_work_on_loopback(registry_url: str, start: Start) -> None:
