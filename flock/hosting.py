@@ -234,6 +234,16 @@ class HostedActor:
                 self._refuse_circle(self._waiting_for, invocation.chain)
             self._chained[id(invocation)] = invocation
 
+    def has(self, peer: Any, call_id: int) -> bool:
+        """Say whether a call that an actor of a peer made is worked on or waits here."""
+        at_work = self._invocation
+        if at_work is not None and at_work.call_id == call_id and at_work.peer is peer:
+            return True
+        with self._chained_lock:
+            return any(
+                each.call_id == call_id and each.peer is peer for each in self._chained.values()
+            )
+
     # --- waiting for other actors (the actor's own thread)
 
     def begin_wait(self, call_id: int) -> None:

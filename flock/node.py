@@ -539,7 +539,7 @@ class Node:
         elif kind == DOWN:
             self.monitors.heard_down(peer, message[1], message[2], message[3])
         elif kind == PROBE:
-            self._probed(message[2], message[3])
+            self._probed(peer, *message[1:])
         elif kind == OPEN_CALLS:
             self.dispatcher.missing(peer, message[1])
         elif kind == BYE:
@@ -566,17 +566,18 @@ class Node:
         """Ask whoever was called by `call_id` whether he waits, and for whom."""
         self.calls.probe(call_id, path)
 
-    def _probed(self, actor: str, raw: list[Any]) -> None:
-        """Follow the waits of an actor of ours; end a circle that closes here."""
+    def _probed(self, peer: Any, call_id: int, actor: str, raw: list[Any]) -> None:
+        """Follow the wait of whoever has a peer's call; end a circle that closes here."""
         try:
             path: Chain = tuple((str(node), str(name), int(mark)) for node, name, mark in raw)
         except (TypeError, ValueError):
             return  # nothing that could be followed
-        instances = self.supervisor.instances(actor)
-        if not instances or not all(each.waiting_for for each in instances):
-            return  # somebody here is free to work
-        for each in instances:
+        # Of a pool one worker has the call: that others are free does not help who called.
+        holders = [each for each in self.supervisor.instances(actor) if each.has(peer, call_id)]
+        for each in holders:
             waiting_for, link = each.wait()
+            if not waiting_for:
+                continue  # it is at work
             if link not in path:
                 self.calls.probe(waiting_for, (*path, link))
                 continue

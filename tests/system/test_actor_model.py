@@ -116,6 +116,9 @@ class Notebook(Actor):
         wait_for_both(meeting)
         return other.options(timeout=60).add(1, 1)
 
+    def have_called_after_meeting(self, other: Any, third: Any, meeting: str) -> Any:
+        return other.options(timeout=20).call_after_meeting(third, meeting)
+
     def call_other(self, other: Any, number: int) -> int:
         return int(other.add(number, 1))
 
@@ -783,6 +786,25 @@ def test_a_pool_is_part_of_a_circle_once_every_worker_waits(pair: tuple[Flock, F
     assert time.monotonic() - began < 5.0
     assert "there/crew" in str(caught.value)
     assert crew.call_along([crew]) == "the end"
+
+
+def test_a_free_worker_of_a_pool_does_not_hide_a_circle(pair: tuple[Flock, Flock]) -> None:
+    here, there = pair
+    here.supervise(Notebook, name="one")
+    here.pool(Notebook, 2, name="pool")
+    there.supervise(Notebook, name="two")
+    one, pool, two = here["here"]["one"], here["here"]["pool"], here["there"]["two"]
+    # one -> a worker of the pool -> two -> one, while the other worker does nothing.
+    began = time.monotonic()
+    futures = [
+        one.options(timeout=20).have_called_after_meeting.future(pool, two, "free worker"),
+        two.options(timeout=20).call_after_meeting.future(one, "free worker"),
+    ]
+    ends = [outcome(future) for future in futures]
+    assert time.monotonic() - began < 10
+    [refused] = [end for end in ends if isinstance(end, DeadlockError)]
+    assert set(refused.chain) == {"here/one", "here/pool/1", "there/two"}
+    assert [end for end in ends if end is not refused] == [2]
 
 
 def test_three_chains_of_calls_that_cross_are_named(embedded_url: str, tmp_path: Path) -> None:
