@@ -1,8 +1,8 @@
 """A field of the node object that belongs to whoever writes it, as this machine knows it.
 
 The run list and the environment are such fields: the node takes up what
-stands in the registry. What was given to a process of this machine goes there
-at the next chance, and stands in the journal until then.
+stands in the registry. What was given to a process of this machine goes there;
+while there is no registry it stands in the journal.
 """
 
 from __future__ import annotations
@@ -47,18 +47,16 @@ class AssignedField(Generic[Value]):
         """What was given to us and is not in the registry yet; None for nothing."""
         return self.known if self._journal.recall(self._unsaved, False) else None
 
-    def give(self, value: Value, *, lasts: bool) -> None:
-        """Take what was given to this process.
-
-        Args:
-            value: goes for this process at once.
-            lasts: it is to stand from now on for everybody.
-        """
-        if not lasts:
+    def go_by(self, value: Value | None) -> None:
+        """Let this process go by a value, and nobody else; None changes nothing."""
+        if value is not None:
             self._for_now = value
-            return
-        self._journal.remember(self._fact, value)
-        self._journal.remember(self._unsaved, True)
+
+    def give(self, value: Value | None) -> None:
+        """Let a value stand from now on, here and soon in the registry; None changes nothing."""
+        if value is not None:
+            self._journal.remember(self._fact, value)
+            self._journal.remember(self._unsaved, True)
 
     def note(self, standing: Value) -> None:
         """Note what stands in the registry; nothing is unsaved any more."""

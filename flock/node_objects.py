@@ -441,6 +441,18 @@ def check_size(data: Mapping[str, Any], home: Home) -> None:
     encode(body, f"node object {name!r} with its attributes", MAX_DOCUMENT_BYTES)
 
 
+def check_head(name: str, home: Home, run_list: Sequence[str], environment: str) -> None:
+    """Refuse what is to be assigned to a node if no registry takes even that.
+
+    Raises:
+        DocumentTooLarge: says how many bytes it has.
+    """
+    head: dict[str, Any] = {"run_list": run_list, "roles": [], "recipes": [], "tags": []}
+    check_size(
+        head | {"name": name, "environment": environment, "normal": {}, "attributes": {}}, home
+    )
+
+
 _MISSING = object()
 
 

@@ -21,7 +21,7 @@ from flock.converge.attributes import with_values
 from flock.converge.node_store import Assigned
 from flock.errors import FlockError, RegistryUnavailable
 from flock.journal import Journal
-from flock.node_objects import Home, NodeObjects, check_size
+from flock.node_objects import Home, NodeObjects, check_head, check_size
 from registry.contract import Cancel, Registry, SessionState
 
 logger = logging.getLogger(__name__)
@@ -97,17 +97,28 @@ class ObjectKeeper:
 
         Raises:
             BusyError: the node object belongs to another host or state folder.
+            DocumentTooLarge: no registry takes what was given.
             RegistryUnavailable: that cannot be known now.
         """
+        run_list = list(run_list) if run_list else None
         with self._lock:
-            if run_list:
-                self._run_list.give(list(run_list), lasts=lasts)
-            if environment is not None:
-                self._environment.give(environment, lasts=lasts)
+            if not lasts:
+                self._run_list.go_by(run_list)
+                self._environment.go_by(environment)
+                run_list = environment = None
             if self._objects is not None:
-                run_list, environment = self._run_list.unsaved, self._environment.unsaved
-                found = self._objects.claim(self._name, self._home, run_list, environment)
+                # Kept here is only what was taken there: what was refused must not come again.
+                found = self._objects.claim(
+                    self._name,
+                    self._home,
+                    self._run_list.unsaved if run_list is None else run_list,
+                    self._environment.unsaved if environment is None else environment,
+                )
                 self._note_assigned(found.run_list, found.environment)
+            else:
+                check_head(self._name, self._home, run_list or [], environment or "")
+                self._run_list.give(run_list)
+                self._environment.give(environment)
         return self._in_force()
 
     @property

@@ -401,3 +401,26 @@ def test_a_journal_alone_keeps_what_it_is_given_until_there_is_a_registry(regist
     found = read(NodeObjects(registry))
     assert (found.run_list, found.environment) == (["cb"], "prod")
     assert found.normal == {"seen": 1}
+
+
+def test_what_the_registry_refuses_of_an_assignment_is_not_kept(registry, objects, short_path):
+    objects.claim("taken", Home("0" * 32, "m", "elsewhere", "/other"))
+    too_long = [f"cb::r{number * 7919 % 100_003:x}-{number}" for number in range(2000)]
+    with contextlib.closing(Journal(short_path / "journal.sqlite3")) as journal:
+
+        def claim(where, *given, name="bender0", **more):
+            with contextlib.closing(ObjectKeeper(name, short_path, journal, where)) as keeper:
+                return keeper.claim(*given, **more)
+
+        assert claim(registry, ["cb"]) == (["cb"], "_default")
+        with pytest.raises(DocumentTooLarge, match="head"):
+            claim(registry, too_long, "prod")
+        assert claim(registry) == (["cb"], "_default")
+        with pytest.raises(DocumentTooLarge, match="head"):
+            claim(None, too_long)
+        assert claim(registry) == (["cb"], "_default")
+        with pytest.raises(BusyError):
+            claim(registry, ["other"], "prod", name="taken")
+        assert claim(registry) == (["cb"], "_default")
+        assert claim(registry, ["x"], "prod", lasts=False) == (["x"], "prod")
+        assert claim(registry) == (["cb"], "_default")
