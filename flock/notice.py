@@ -28,6 +28,9 @@ MAYBE_TWICE = "maybe twice"
 DIED = "process died in the action"
 """Why a notice is a dead letter whose action the process did not outlive twice."""
 
+DROPPED = "process died in the action, then it was dropped by hand"
+"""Why a notice is a dead letter that was begun, and is not in the queue any more."""
+
 Step: TypeAlias = tuple[str, str, str]
 """Node, resource and action."""
 

@@ -2,8 +2,9 @@
 
 A receipt is *started* before the action, and counts how often; *done* or
 *dead* after it. A notice for a resource that nobody declares yet is set
-*aside*, one that is to run once more is *ready*: those two are kept here
-whole, since the registry has them no more.
+*aside*, one that is to run once more is *ready*: those two are *only here*,
+the registry has them no more. Any other leaves the queue when it is over: one
+that is not over and not there was dropped by hand.
 
 A receipt stays at least as long as its sender may send the notice again: each
 notice says below which number its sender's journal tries nothing any more.
@@ -41,6 +42,7 @@ CREATE TABLE IF NOT EXISTS notices_in (
     starts INTEGER NOT NULL DEFAULT 0,
     mark TEXT NOT NULL,
     aside REAL NOT NULL DEFAULT 0,
+    only_here INTEGER NOT NULL DEFAULT 1,
     error TEXT,
     report TEXT
 );
@@ -48,7 +50,10 @@ CREATE INDEX IF NOT EXISTS notices_in_by_state ON notices_in (state, place);
 CREATE INDEX IF NOT EXISTS notices_in_by_number ON notices_in (journal, number);
 """
 
-_COLUMNS = "notice, state, starts, mark, aside, error"
+_ONLY_HERE = "ALTER TABLE notices_in ADD COLUMN only_here INTEGER NOT NULL DEFAULT 1"
+"""For a journal of an earlier version, which did not tell: what it began may have been aside."""
+
+_COLUMNS = "notice, state, starts, mark, aside, only_here, error"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +65,7 @@ class Receipt:
         state: `aside`, `ready`, `started`, `done` or `dead`.
         starts: how often its action was begun.
         aside: seconds for which a fully declared run list did not know its resource.
+        only_here: the registry may have it no more, although it is not over.
         error: why it is a dead letter, or what is waited for.
     """
 
@@ -67,6 +73,7 @@ class Receipt:
     state: str
     starts: int
     aside: float
+    only_here: bool
     error: str | None
 
     def row(self) -> dict[str, Any]:
@@ -87,6 +94,10 @@ class Receipts:
         self._journal = journal
         self._outbox = outbox
         journal.add_tables(_TABLES)
+        with journal.writing() as connection:
+            columns = connection.execute("PRAGMA table_info(notices_in)").fetchall()
+            if "only_here" not in {column[1] for column in columns}:
+                connection.execute(_ONLY_HERE)
 
     def find(self, notice: str) -> Receipt | None:
         """Return the receipt of a notice by id, None if there is none."""
@@ -151,12 +162,18 @@ class Receipts:
         self._outbox.wake()
 
     def set_aside(self, notices: Sequence[Notice], error: str) -> None:
-        """Keep these until their resource is declared; what has a receipt is left as it is."""
+        """Keep these until their resource is declared.
+
+        Also one that was begun, or that was about to: its resource is gone
+        again. One that is over is left as it is.
+        """
         with self._journal.writing() as connection:
             for notice in notices:
                 connection.execute(
                     "INSERT INTO notices_in (id, journal, number, notice, state, mark, error)"
-                    " VALUES (?, ?, ?, ?, 'aside', ?, ?) ON CONFLICT (id) DO NOTHING",
+                    " VALUES (?, ?, ?, ?, 'aside', ?, ?) ON CONFLICT (id) DO UPDATE SET"
+                    " state = 'aside', error = excluded.error, only_here = 1"
+                    " WHERE state IN ('ready', 'started')",
                     (
                         notice.id,
                         notice.journal,
@@ -188,8 +205,8 @@ class Receipts:
         with self._journal.writing() as connection:
             return bool(
                 connection.execute(
-                    "UPDATE notices_in SET state = 'ready', starts = 0, aside = 0, error = NULL"
-                    " WHERE id = ? AND state = 'dead'",
+                    "UPDATE notices_in SET state = 'ready', starts = 0, aside = 0, only_here = 1,"
+                    " error = NULL WHERE id = ? AND state = 'dead'",
                     (notice,),
                 ).rowcount
             )
@@ -213,10 +230,10 @@ class Receipts:
         error: str | None = None,
         report: Mapping[str, Any] | None = None,
     ) -> None:
-        """Write a receipt over what stands."""
+        """Write a receipt over what stands; one that is new is of what stands in the queue."""
         connection.execute(
-            "INSERT INTO notices_in (id, journal, number, notice, state, starts, mark, error,"
-            " report) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET"
+            "INSERT INTO notices_in (id, journal, number, notice, state, starts, mark, only_here,"
+            " error, report) VALUES (?, ?, ?, ?, ?, ?, ?, 0, ?, ?) ON CONFLICT (id) DO UPDATE SET"
             " state = excluded.state, starts = excluded.starts, mark = excluded.mark,"
             " error = excluded.error, report = excluded.report",
             (
@@ -276,9 +293,14 @@ def _select(connection: sqlite3.Connection, where: str, values: Sequence[Any]) -
     ).fetchall()
     return [
         Receipt(
-            replace(Notice.from_data(json.loads(notice)), mark=mark), state, starts, aside, error
+            replace(Notice.from_data(json.loads(notice)), mark=mark),
+            state,
+            starts,
+            aside,
+            bool(only_here),
+            error,
         )
-        for notice, state, starts, mark, aside, error in found
+        for notice, state, starts, mark, aside, only_here, error in found
     ]
 
 

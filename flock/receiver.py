@@ -26,7 +26,7 @@ from flock.errors import (
     RunCancelled,
 )
 from flock.faults import reached
-from flock.notice import ANSWER, Notice, Step, comes_round, joined_trails, queue_of
+from flock.notice import ANSWER, DROPPED, Notice, Step, comes_round, joined_trails, queue_of
 from flock.outbox import Outbox
 from flock.receipts import Receipts
 from flock.rounds import go_round
@@ -236,12 +236,12 @@ class Receiver:
         self._stale = False
         entries = self._entries()
         queued = {notice.id for _, notice in entries}
-        # One that began and stands in no queue had been set aside: only the journal has it.
-        pending = [
-            _Pending(receipt.notice, None)
-            for receipt in self._receipts.kept("ready", "started")
-            if receipt.notice.id not in queued
-        ]
+        begun = self._receipts.kept("ready", "started")
+        left = [receipt for receipt in begun if receipt.notice.id not in queued]
+        dropped = [receipt.notice for receipt in left if not receipt.only_here]
+        if dropped:
+            self._receipts.bury(dropped, DROPPED)
+        pending = [_Pending(receipt.notice, None) for receipt in left if receipt.only_here]
         states = self._receipts.states([notice.id for _, notice in entries])
         for entry, notice in entries:
             if notice.kind == ANSWER:

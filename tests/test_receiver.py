@@ -8,7 +8,7 @@ import pytest
 
 from flock.errors import NameTaken, RegistryUnavailable, RunCancelled
 from flock.journal import Journal
-from flock.notice import DIED, MAYBE_TWICE, Notice
+from flock.notice import DIED, DROPPED, MAYBE_TWICE, Notice
 from flock.outbox import Outbox
 from flock.receipts import Receipts
 from flock.receiver import PATIENCE, Receiver
@@ -23,6 +23,7 @@ class Queues:
         self.generation = "g1"
         self.is_away = False
         self.reads = 0
+        self.most_reads = 1000
 
     def append(self, value, queue="notices/bender1"):
         number = len(self.stored) + 1
@@ -31,6 +32,7 @@ class Queues:
     def entries(self, queue, *, limit=1000):
         self.check()
         self.reads += 1
+        assert self.reads <= self.most_reads
         mine = [QueueEntry(i, v) for i, (q, v) in self.stored.items() if q == queue and v]
         return mine[:limit]
 
@@ -312,6 +314,68 @@ def test_an_action_that_restarts_us_does_not_do_so_for_ever(here):
     assert here.kitchen.done == ["execute[x]"] * 2
     assert (here.state(1), here.receipts.find("n1").error) == ("dead", DIED)
     assert here.left() == []
+
+
+def test_one_whose_process_died_in_it_waits_for_its_resource_when_that_is_gone(here):
+    here.send(1)
+    here.kitchen.state = "dies"
+    with pytest.raises(SystemError):
+        here.receiver.work()
+    here.kitchen.declared.remove("execute[x]")
+    here.queues.most_reads = here.queues.reads + 10
+
+    here.new().work()
+    assert (here.state(1), here.left()) == ("aside", [])
+
+    here.kitchen.declared.add("execute[x]")
+    here.kitchen.state = "changed"
+    here.new().work()
+    found = here.receipts.find("n1")
+    assert (found.state, found.notice.mark) == ("done", MAYBE_TWICE)
+
+
+def test_one_whose_resource_is_gone_again_when_its_turn_comes_waits_on(here):
+    here.send(1, "execute[later]")
+    here.receiver.work()
+    here.receipts.make_ready(["n1"])
+    here.queues.most_reads = here.queues.reads + 10
+
+    here.receiver.work()
+
+    assert here.state(1) == "aside"
+
+
+def test_one_that_is_dropped_when_its_process_had_died_in_it_does_not_run_again(here):
+    here.send(1)
+    here.kitchen.state = "dies"
+    with pytest.raises(SystemError):
+        here.receiver.work()
+    here.queues.remove("notices/bender1", 1, if_present=True)
+
+    here.kitchen.state = "changed"
+    here.new().work()
+
+    assert here.kitchen.done == ["execute[x]"]
+    assert (here.state(1), here.receipts.find("n1").error) == ("dead", DROPPED)
+    assert here.receipts.retry("n1")
+    here.new().work()
+    assert here.kitchen.done == ["execute[x]"] * 2
+
+
+def test_one_that_an_earlier_version_began_is_no_dropped_one(here):
+    here.send(1)
+    here.kitchen.state = "dies"
+    with pytest.raises(SystemError):
+        here.receiver.work()
+    with here.journal.writing() as connection:
+        connection.execute("ALTER TABLE notices_in DROP COLUMN only_here")
+    here.queues.remove("notices/bender1", 1, if_present=True)
+    here.receipts = Receipts(here.journal, here.outbox)
+
+    here.kitchen.state = "changed"
+    here.new().work()
+
+    assert here.state(1) == "done"
 
 
 def test_an_action_that_the_leaving_node_ended_runs_again_with_the_next(here):
