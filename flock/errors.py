@@ -53,9 +53,7 @@ runs (`ConvergeError`).
       └ JournalError         -                           -             1
 
 `may_have_run` answers "may I call again?": it is False only where the method
-surely never started. Where `-` stands it is False, too, if a call ends so on
-this side (the flock is closed, say), and True of whatever a method raised over
-there. Each error carries its numbers as fields.
+surely never started. Each error carries its numbers as fields.
 """
 
 from __future__ import annotations

@@ -67,7 +67,7 @@ def fail_message(
         if type(error).__name__ in _BUILT_IN and _is_plain(args):
             fields["args"] = args
     may_have_run = True
-    if isinstance(error, FlockError) and (not has_run or _is_refusal(error)):
+    if isinstance(error, CallError) and (not has_run or _is_refusal(error)):
         may_have_run = error.may_have_run
     return (
         FAIL,
@@ -80,7 +80,7 @@ def fail_message(
     )
 
 
-def _is_refusal(error: FlockError) -> bool:
+def _is_refusal(error: CallError) -> bool:
     """Say whether a method raised an error of its own to say that it did nothing.
 
     One that came to it from a call of its own says nothing of this method,
@@ -103,7 +103,8 @@ def error_of(message: list[Any]) -> Exception:
     error = _made(type_name, text, fields)
     if error is None:
         error = RemoteError(type_name, text)
-    _set_field(error, "may_have_run", may_have_run)
+    if isinstance(error, CallError):
+        error.may_have_run = may_have_run
     if trace:
         error.__cause__ = RemoteTraceback(trace)
     return error

@@ -66,14 +66,7 @@ def is_node_name(name: str) -> bool:
 
 
 class FlockError(Exception):
-    """The root of every error of this project; `flock.errors` draws the whole tree.
-
-    Attributes:
-        may_have_run: of a call that ended with it: False, the call never left. Where
-            a method raised it over there it is True, as of any error that comes so.
-    """
-
-    may_have_run: bool = False
+    """The root of every error of this project; `flock.errors` draws the whole tree."""
 
 
 class RegistryError(FlockError):

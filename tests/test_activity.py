@@ -27,7 +27,7 @@ def node():
 def test_a_long_action_is_shown_until_it_is_over(node):
     node.act(True)
     assert node.activity.word() == "idle"
-    assert node.written.acquire(timeout=20)
+    assert node.written.acquire(timeout=5)
     assert node.activity.word() == "acting"
     node.converges = True
     assert node.activity.word() == "converging"
@@ -44,5 +44,5 @@ def test_short_actions_are_not_written_down(node):
         node.act(True)
         node.act(False)
     node.act(True)
-    assert node.written.acquire(timeout=20)
+    assert node.written.acquire(timeout=5)
     assert not node.written.acquire(blocking=False)

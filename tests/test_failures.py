@@ -15,10 +15,7 @@ from flock.errors import (
     CallTimeout,
     DeadlockError,
     FlockError,
-    NameTaken,
-    RegistryUnavailable,
     RemoteError,
-    UsageError,
 )
 from flock.failures import RemoteTraceback, error_of, fail_message
 from flock.wire import Codec, frame_of
@@ -158,22 +155,6 @@ def test_an_error_that_a_method_passed_on_says_that_it_ran(kind: type[CallError]
     back = sent(CallTimeout("x", 1.0) if kind is CallTimeout else kind("x"))
     assert isinstance(back, kind)
     assert back.may_have_run is True
-
-
-@pytest.mark.parametrize(
-    "error", [RegistryUnavailable("url", "away"), UsageError("closed"), NameTaken("x", "there")]
-)
-def test_an_error_that_is_none_of_a_call_says_so_too(error: FlockError) -> None:
-    assert error.may_have_run is False  # a call that ends with it here never left
-    assert sent(error, has_run=False).may_have_run is False  # type: ignore[attr-defined]
-    back = sent(error)
-    assert type(back) is type(error)
-    assert back.may_have_run is True
-
-
-def test_any_error_that_a_method_raised_says_that_it_ran() -> None:
-    assert sent(ValueError("x")).may_have_run is True  # type: ignore[attr-defined]
-    assert sent(KeyError("x")).may_have_run is True  # type: ignore[attr-defined]
 
 
 def test_a_method_that_refuses_says_that_it_did_nothing_and_who_passes_that_on_does_not() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import secrets
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -31,7 +32,7 @@ def drop(registry: Registry, node: str, notice_id: str, who: str) -> Notice:
         who: drops it, for the sender.
 
     Raises:
-        BusyError: the node is up, or came up just then and may have begun it.
+        BusyError: the node is up, or came up just then: it stays in the queue.
         UsageError: no such notice waits there.
     """
     if registry.presence(node) is not None:
@@ -44,7 +45,10 @@ def drop(registry: Registry, node: str, notice_id: str, who: str) -> Notice:
             f"no notice {notice_id!r} waits for {node} in the registry; `flockctl notices {node}`"
         )
     if registry.presence(node) is not None:
-        raise BusyError(f"{node} came up just now and may have begun it", advice="")
+        # It may have been read before. By its id it runs once, however often it is read.
+        again = f"{NOTICE} {notice.id} not dropped {secrets.token_hex(8)}"
+        registry.append(queue_of(node), notice.as_data(), dedup_id=again)
+        raise BusyError(f"{node} came up just now and deals with it itself", advice="")
     # A person's wish has no journal, and nobody who keeps how it ended.
     if notice.journal:
         answer = replace(

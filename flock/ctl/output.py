@@ -24,7 +24,6 @@ from typing import Any, TextIO
 from flock.errors import (
     ActorNotFound,
     BusyError,
-    CallError,
     CallTimeout,
     FlockError,
     MethodNotFound,
@@ -181,9 +180,7 @@ class Output:
             _write(sys.stderr, "".join(traceback.format_exception(error)))
         line = error_line(error, self.node)
         self.say(f"flockctl: {line}")
-        # Of the others it says something only where a call ended so.
-        is_of_a_call = isinstance(error, CallError) or not isinstance(error, FlockError)
-        may_have_run = getattr(error, "may_have_run", None) if is_of_a_call else None
+        may_have_run = getattr(error, "may_have_run", None)
         self._value_of_failure(type(error).__name__, line, code, may_have_run)
         return code
 

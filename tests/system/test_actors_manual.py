@@ -49,9 +49,9 @@ def test_the_actors_of_the_manual_do_what_it_says(flockctl):
 
         with Flock(registry=flockctl.url) as flock:
             oven = flock["kitchen"]["oven"]
-            assert eventually(oven.count, 30.0, becomes=0, ignoring=ActorDead) == 0
+            assert eventually(oven.count, 10.0, becomes=0, ignoring=ActorDead) == 0
             waiter = flock["kitchen"]["waiter"]
-            news = eventually(waiter.told, 30.0, until=lambda told: "oven crashed" in told)
+            news = eventually(waiter.told, 10.0, until=lambda told: "oven crashed" in told)
         baked = ["bread", "cake", "pie", "bun", "tart"]
         assert [each for each in news if ": " in each and "gone" not in each] == [
             f"kitchen: {what}" for what in baked

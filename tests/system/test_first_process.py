@@ -41,7 +41,7 @@ def container(alone):
             stderr=file,
         )
     try:
-        assert eventually(lambda: "READY fry" in log.read_text(), within=60.0), log.read_text()
+        assert eventually(lambda: "READY fry" in log.read_text(), within=30.0), log.read_text()
         yield outside
     finally:
         outside.kill()
@@ -59,7 +59,7 @@ def zombies(outside):
 def test_orphans_of_a_container_do_not_stay(alone, container):
     for _ in range(3):
         assert alone("run", "fry").code == 0
-    assert eventually(lambda: zombies(container), within=30.0, becomes=[]) == []
+    assert eventually(lambda: zombies(container), within=10.0, becomes=[]) == []
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGKILL, 137)])

@@ -2,6 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
+
+from flock.ctl.notice_queues import drop, queued_rows
+from flock.errors import BusyError
+from flock.extensions import make_registry
+from flock.notice import Notice, queue_of
+from flock.settings import load_settings
 from tests.support import eventually
 
 SENDER = "file('{here}/fubar', content='x').remote_notifies('run', 'execute[x]', node='bneder1')"
@@ -31,7 +40,7 @@ def test_a_notice_to_a_name_that_nobody_had_is_seen_and_dropped_by_hand(flockctl
     def dead():
         return flockctl("notices", "bender0", "--dead", "--json").value
 
-    (told,) = eventually(dead, within=30.0)
+    (told,) = eventually(dead, within=10.0)
     assert (told["id"], told["waited"]) == (row["id"], None)
     assert told["error"].startswith("dropped by ")
     again = flockctl("notices", "bneder1", "--drop", row["id"])
@@ -62,3 +71,36 @@ def test_a_run_of_converge_says_that_its_notice_waits_for_a_stranger(alone):
     ended = alone("converge", *words)
     assert ended.code == 0
     assert "a notice waits for bneder1, which was never seen" in ended.err
+
+
+class ComesUp:
+    """A registry in which a node comes up right after the first look for it."""
+
+    def __init__(self, registry):
+        self._registry = registry
+        self._looks = 0
+
+    def presence(self, name):
+        self._looks += 1
+        return self if self._looks > 1 else None
+
+    def __getattr__(self, name):
+        return getattr(self._registry, name)
+
+
+def test_a_notice_is_not_lost_that_is_dropped_as_its_node_comes_up(registry_url):
+    registry = make_registry(load_settings({"registry": registry_url}))
+    registry.open()
+    try:
+        notice = Notice("n1", "bender0", "bender1", "execute[x]", "run", journal="j", number=1)
+        registry.append(queue_of("bender1"), notice.as_data(), dedup_id="notice n1 1")
+
+        for _ in range(2):
+            up: Any = ComesUp(registry)
+            with pytest.raises(BusyError, match="came up just now and deals with it itself"):
+                drop(up, "bender1", "n1", "fry@host")
+
+        assert [row["id"] for row in queued_rows(registry, "bender1")] == ["n1"]
+        assert list(registry.entries(queue_of("bender0"))) == []
+    finally:
+        registry.close()
