@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from flock.errors import BusyError, NodeNotFound, UsageError, VersionConflict
 from flock.search import Query, flatten, flatten_head, parse
+from flock.tables import merged
 from registry.contract import MAX_DOCUMENT_BYTES, Document, Registry
 from registry.records import encode
 
@@ -451,25 +452,6 @@ def check_head(name: str, home: Home, run_list: Sequence[str], environment: str)
     check_size(
         head | {"name": name, "environment": environment, "normal": {}, "attributes": {}}, home
     )
-
-
-_MISSING = object()
-
-
-def merged(
-    base: Mapping[str, Any], ours: Mapping[str, Any], theirs: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Return what two sides made of `base`, key by key; where both changed one key, ours."""
-    result: dict[str, Any] = {}
-    for key in [*theirs, *(key for key in ours if key not in theirs)]:
-        was, our, their = (side.get(key, _MISSING) for side in (base, ours, theirs))
-        if isinstance(our, Mapping) and isinstance(their, Mapping):
-            value: Any = merged(was if isinstance(was, Mapping) else {}, our, their)
-        else:
-            value = their if our == was else our
-        if value is not _MISSING:
-            result[key] = value
-    return result
 
 
 # --- what stands, checked ------------------------------------------------------

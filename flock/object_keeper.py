@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from flock.assigned_field import AssignedField
-from flock.converge.attributes import with_values
+from flock.converge.attributes import Change
 from flock.converge.node_store import Assigned
 from flock.errors import FlockError, RegistryUnavailable
 from flock.journal import Journal
@@ -191,17 +191,15 @@ class ObjectKeeper:
                 logger.warning("the node object is saved in the journal for now: %s", error)
                 self._save_later()
 
-    def save_values(
-        self, node_object: dict[str, Any], path: Sequence[str], values: dict[str, Any]
-    ) -> None:
-        """Keep some normal attributes at once; in an outage they reach the registry later.
+    def change_normal(self, node_object: dict[str, Any], change: Change) -> None:
+        """Change normal attributes at once; in an outage that reaches the registry later.
 
         Raises:
             DocumentTooLarge, BusyError, JournalError: as in `save`.
         """
         with self._lock:
             known = node_object | (self._journal.recall(_OBJECT) or {})
-            known = known | {"normal": with_values(known["normal"], path, values)}
+            known = known | {"normal": change(known["normal"])}
             check_size(known, self._home)
             self._journal.remember(_OBJECT, known)
             self._journal.remember(_UNSAVED, True)

@@ -8,10 +8,8 @@ import pytest
 
 from flock.converge.attributes import (
     Attributes,
-    changed_values,
     look_up,
     plain,
-    with_values,
     without,
 )
 
@@ -177,18 +175,3 @@ def test_the_line_that_wrote_is_found_through_what_tables_bring():
     attributes = Attributes()
     attributes.level("normal").update(blob="x" * 100_000)
     assert "test_attributes.py:" in attributes.largest()[2]
-
-
-def test_what_changed_between_two_tables_leads_from_one_to_the_other():
-    before = {"a": 1, "gone": 2, "t": {"x": 1, "y": {"z": 1}}, "same": {"k": 1}, "u": {"v": 1}}
-    after = {"a": 2, "t": {"x": 1, "y": {"n": 1}}, "same": {"k": 1}, "u": 3, "new": [1]}
-
-    changes = list(changed_values(before, after))
-
-    assert changes == [
-        (("t", "y"), {"z": None, "n": 1}),
-        ((), {"gone": None, "a": 2, "u": 3, "new": [1]}),
-    ]
-    for path, values in changes:
-        before = with_values(before, path, values)
-    assert before == after

@@ -10,7 +10,6 @@ import time
 import psutil
 import pytest
 
-from flock.converge.attributes import with_values
 from flock.converge.kitchen import Kitchen
 from flock.converge.run_lock import RunLock
 from flock.errors import (
@@ -173,7 +172,7 @@ def test_the_attributes_that_others_see_are_those_of_the_whole_own_run_list(site
     kitchen.converge("x", override_run_list=other)
     assert kitchen.node_attributes("web") == store.kept[-1]["attributes"]["web"] == whole
     # What a run wrote to last does last, and nothing else of it.
-    assert store.values == [([], {"seen": {"other": 1}})]
+    assert store.changes == [{"seen": {"other": 1}}]
     assert kitchen.node_attributes("seen.other") == 1
 
     kitchen.set_run_list([*other, "cb::broken"])
@@ -837,7 +836,7 @@ def test_a_wait_is_asked_again_at_once_when_there_are_news(site):
 class Store:
     def __init__(self):
         self.kept = []
-        self.values = []
+        self.changes = []
         self.normal = {}
         self.error = None
 
@@ -859,9 +858,9 @@ class Store:
     def saved(self):
         return self.kept[-1] if self.kept else None
 
-    def save_values(self, node_object, path, values):
-        self.values.append((list(path), values))
-        self.normal = with_values(self.normal, path, values)
+    def change_normal(self, node_object, change):
+        self.normal = change(self.normal)
+        self.changes.append(self.normal)
 
 
 def test_the_node_object_is_saved_after_each_run_also_a_failed_one(site):
@@ -881,6 +880,31 @@ def test_the_node_object_is_saved_after_each_run_also_a_failed_one(site):
     assert saved["normal"] == {"tags": ["blue"]}
     assert saved["attributes"]["kernel"] == {"release": "6.1"}
     assert kitchen.node_object() == saved
+
+
+@pytest.mark.parametrize("end", ["", "raise ValueError('broken')"])
+def test_what_a_run_of_another_list_wrote_is_kept_in_one_go(site, end):
+    site.recipe("node.normal['a']['x'] = 1\nnode.normal['b']['y'] = 1\nnode.normal['gone'] = 1")
+    site.recipe(
+        f"""
+        for key in 'xyz':
+            node.normal['a'][key] = node.normal['b'][key] = 2
+        node.normal['none'] = None
+        del node.normal['gone']
+        {end}
+        """,
+        "cb::other",
+    )
+    store = Store()
+    kitchen = site.kitchen("cb", store=store)
+    assert kitchen.converge("x")["state"] == "ok"
+
+    kitchen.converge("x", override_run_list=["cb::other"])
+
+    both = {"x": 2, "y": 2, "z": 2}
+    assert store.changes == [{"a": both, "b": both, "none": None}]
+    assert kitchen.node_object()["normal"] == store.normal
+    assert len(store.kept) == 1
 
 
 def test_what_is_sensitive_lasts_here_and_is_handed_to_nobody(site):

@@ -22,6 +22,9 @@ from typing import Any, NoReturn
 WRITABLE_LEVELS = ("default", "force_default", "normal", "override", "force_override")
 """What attribute files and recipes may write."""
 
+Change = Callable[[Mapping[str, Any]], dict[str, Any]]
+"""Makes a new table of one that stands."""
+
 _LARGE = 64 * 1024
 """Characters from which on it is noted where a value was written: it may be too much one day."""
 
@@ -151,10 +154,12 @@ class Attributes:
         where = next((self._written[each] for each in above if each in self._written), "")
         return ".".join(path), size, where
 
-    def set_normal(self, path: Sequence[str], values: Mapping[str, Any]) -> None:
-        """Set keys of a normal table, as `with_values` does."""
+    def change_normal(self, change: Change) -> None:
+        """Put what `change` makes of the normal attributes in their place."""
         normal = self.levels["normal"]
-        normal.update(with_values(normal, path, values))
+        changed = change(normal)
+        normal.clear()
+        normal.update(changed)
         self._forget()
 
     def add_file(self, tables: Mapping[str, Any]) -> None:
@@ -248,21 +253,6 @@ def with_values(
         else:
             copied[key] = plain(value, key)
     return copied
-
-
-def changed_values(
-    before: Mapping[str, Any], after: Mapping[str, Any], path: tuple[str, ...] = ()
-) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]:
-    """Return what leads from one table to another: each a path and values for `with_values`."""
-    here: dict[str, Any] = dict.fromkeys(key for key in before if key not in after)
-    for key, value in after.items():
-        old = before.get(key)
-        if isinstance(value, Mapping) and isinstance(old, Mapping):
-            yield from changed_values(old, value, (*path, key))
-        elif key not in before or value != old:
-            here[key] = value
-    if here:
-        yield path, here
 
 
 def look_up(attributes: Mapping[str, Any], path: str | None) -> Any:

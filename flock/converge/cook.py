@@ -372,11 +372,12 @@ class Cook:
         def write(records: Mapping[str, dict[str, Any] | None]) -> None:
             if not run.why_run:
                 self._node.save_values(
-                    compilation.attributes, LEDGER, dict(records), self.node_object()
+                    compilation.attributes,
+                    LEDGER,
+                    dict(records),
+                    self.node_object(),
+                    self._attributes(),
                 )
-                shown = self._attributes()
-                if shown is not compilation.attributes:
-                    shown.set_normal(LEDGER, records)
 
         kept = KeptCookbooks(self._state_dir / "dishes", Cookbooks(self._cookbooks.folder))
         return Washing(compilation, judged, kept, write, refusal)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
-from flock.converge.attributes import Attributes, changed_values, merge_onto, only, plain, without
+from flock.converge.attributes import Attributes, merge_onto, only, plain, with_values, without
 from flock.converge.cancellation import Cancellation
 from flock.converge.node_store import Assigned, NodeStore
 from flock.errors import DocumentTooLarge, RecipeError
 from flock.journal import Journal
+from flock.tables import merged
 
 Facts = Callable[[Cancellation | None], Mapping[str, Any]]
 """Returns the automatic attributes; what takes long in it ends when it is cancelled."""
@@ -126,14 +128,25 @@ class NodeObject:
         path: Sequence[str],
         values: dict[str, Any],
         data: dict[str, Any],
+        shown: Attributes,
     ) -> None:
         """Set some normal attributes, and keep them at once, whatever becomes of the run.
+
+        Args:
+            attributes: where they are set.
+            path: the table they stand in.
+            values: by key; None removes one.
+            data: the node object, for a store that has none yet.
+            shown: what others see of this machine; takes them, too.
 
         Raises:
             FlockError: the journal or the store could not keep it.
         """
-        self._store.save_values(data, path, values)
-        attributes.set_normal(path, values)
+        change = partial(with_values, path=path, values=values)
+        self._store.change_normal(data, change)
+        attributes.change_normal(change)
+        if shown is not attributes:
+            shown.change_normal(change)
 
     def normal(self, attributes: Attributes) -> dict[str, Any]:
         """Return a copy of the normal attributes, to be told apart from later ones."""
@@ -165,12 +178,11 @@ class NodeObject:
         if only(before, self._sensitive) != only(after, self._sensitive):
             self._journal.remember(_SENSITIVE_FACT, only(after, self._sensitive))
         was, now = without(before, self._sensitive), without(after, self._sensitive)
-        with _named(attributes):
-            for path, values in changed_values(was, now):
-                self._store.save_values(data, path, values)
+        if was != now:
+            with _named(attributes):
+                self._store.change_normal(data, partial(merged, was, now))
         if shown is not attributes:
-            for path, values in changed_values(before, after):
-                shown.set_normal(path, values)
+            shown.change_normal(partial(merged, before, after))
 
 
 @contextmanager

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
-from flock.converge.attributes import with_values
+from flock.converge.attributes import Change
 from flock.journal import Journal
 
 
@@ -56,15 +55,12 @@ class NodeStore(Protocol):
                 `attributes` (all merged); nothing sensitive is in it.
         """
 
-    def save_values(
-        self, node_object: dict[str, Any], path: Sequence[str], values: dict[str, Any]
-    ) -> None:
-        """Keep some normal attributes at once, in the middle of a run, and nothing else.
+    def change_normal(self, node_object: dict[str, Any], change: Change) -> None:
+        """Change normal attributes at once, all or none, and nothing else.
 
         Args:
             node_object: the whole one as it stands, for a store that has none yet.
-            path: the table they stand in.
-            values: by key; None removes one.
+            change: makes the new ones of those that are kept.
         """
 
 
@@ -96,12 +92,10 @@ class JournalStore:
         self._journal.remember("node_object", node_object)
         self._journal.remember("normal_attributes", node_object["normal"])
 
-    def save_values(
+    def change_normal(
         self,
         node_object: dict[str, Any],  # noqa: ARG002 - here they stand apart from it
-        path: Sequence[str],
-        values: dict[str, Any],
+        change: Change,
     ) -> None:
-        """Keep some normal attributes at once."""
-        normal = with_values(self.normal_attributes(), path, values)
-        self._journal.remember("normal_attributes", normal)
+        """Change normal attributes at once."""
+        self._journal.remember("normal_attributes", change(self.normal_attributes()))

@@ -8,6 +8,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
+from flock.converge.attributes import with_values
 from flock.extensions import make_registry
 from flock.journal import Journal
 from flock.node_objects import NodeObjects
@@ -278,7 +279,10 @@ def test_a_record_written_in_a_run_takes_back_nothing_that_others_wrote_meanwhil
         objects, home = NodeObjects(registry), home_of(short_path, journal)
         objects.save(whole | {"normal": {"theirs": "new"}}, home, base={"theirs": "old"})
 
-        keeper.save_values(whole | {"normal": ours}, ("dishes", "dish"), {"x": {"sink": "s"}})
+        def note(normal):
+            return with_values(normal, ("dishes", "dish"), {"x": {"sink": "s"}})
+
+        keeper.change_normal(whole | {"normal": ours}, note)
 
         found = objects.read("bender0")
         assert found is not None

@@ -9,7 +9,7 @@ from flock.errors import BusyError, DocumentTooLarge, NodeNotFound, RegistryUnav
 from flock.extensions import make_registry
 from flock.fleet import Flock
 from flock.journal import Journal
-from flock.node_objects import MAX_HEAD_BYTES, Home, NodeObject, NodeObjects, merged
+from flock.node_objects import MAX_HEAD_BYTES, Home, NodeObject, NodeObjects
 from flock.object_keeper import ObjectKeeper
 from flock.settings import load_settings
 from registry.contract import MAX_DOCUMENT_BYTES
@@ -163,21 +163,6 @@ def test_normal_attributes_written_by_two_sides_are_merged(objects):
         "b": {"x": 9, "y": 2},
         "new": 1,
     }
-
-
-@pytest.mark.parametrize(
-    ("base", "ours", "theirs", "expected"),
-    [
-        ({}, {"a": 1}, {}, {"a": 1}),
-        ({"a": 1}, {"a": 1}, {}, {}),
-        ({"a": 1}, {}, {"a": 1}, {}),
-        ({"a": 1}, {"a": 2}, {"a": 3}, {"a": 2}),
-        ({"a": {"b": 1}}, {"a": 2}, {"a": {"b": 3}}, {"a": 2}),
-        ({"a": [1]}, {"a": [1]}, {"a": [1, 2]}, {"a": [1, 2]}),
-    ],
-)
-def test_each_key_is_taken_from_the_side_that_changed_it(base, ours, theirs, expected):
-    assert merged(base, ours, theirs) == expected
 
 
 def test_a_node_object_belongs_to_one_state_folder(objects):
