@@ -113,7 +113,10 @@ def give_back(requests: Requests, places: Places, slot: int, attempt: str) -> bo
 
 
 def leave_mark(requests: Requests, lock: ZooKeeperLock) -> None:
-    """Remove a slot and note at its mark that its holder went of his own accord."""
+    """Remove a slot and note at its mark that its holder went of his own accord.
+
+    Of one that was broken the mark goes, too.
+    """
     slot, mark = lock.fence
     left = dataclasses.replace(lock.claim, abandoned=True).encoded()
     steps = requests.transaction()
@@ -122,7 +125,13 @@ def leave_mark(requests: Requests, lock: ZooKeeperLock) -> None:
     try:
         steps.commit()
     except Refused as refusal:
-        if refusal.step == 1:  # the slot went with its session
+        if refusal.step == 1:  # the slot went with its session, or was broken
+            found = requests.get(mark)
+            claim = None if found is None else Claim.parse(found[0])
+            if claim is not None and claim.broken:
+                # Nothing is kept for who was told to give it up, and nothing of his goes on.
+                requests.delete(mark)
+                return
             with contextlib.suppress(NoNodeError):
                 requests.set(mark, left)
 

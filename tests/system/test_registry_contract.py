@@ -1138,6 +1138,25 @@ def test_a_kept_slot_is_freed_by_breaking_it(registry, second):
     assert second.acquire("web", OTHER, wait=SEEN).held
 
 
+def test_a_lock_that_was_broken_is_not_kept_when_its_holder_abandons_it(registry, second):
+    lock = registry.acquire("web", OWNER, keep=True)
+    is_told, is_over = threading.Event(), threading.Event()
+
+    def end_what_goes_on(_):
+        is_told.set()
+        is_over.wait(20.0)
+
+    lock.on_change(end_what_goes_on)
+    second.break_lock("web")
+    assert is_told.wait(20.0)
+
+    lock.abandon()
+    is_over.set()
+
+    assert second.lock_status("web").holders == ()
+    second.acquire("web", OTHER, wait=20.0).release()
+
+
 def test_abandoning_a_lock_that_is_not_to_be_kept_releases_it(registry, second):
     registry.acquire("web", OWNER).abandon()
     assert second.acquire("web", OTHER, wait=0).held
