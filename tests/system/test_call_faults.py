@@ -476,10 +476,11 @@ def test_without_encryption_only_loopback_is_listened_at(registry_url: str) -> N
 
 
 def test_who_is_without_encryption_and_who_is_not_are_told_so_and_harm_nobody(
-    registry_url: str, start: Start, visitor: Flock
+    registry_url: str, start: Start, visitor: Flock, tmp_path: Path
 ) -> None:
     start()
-    with Flock(name="plain", registry=registry_url, crypto=False) as plain:
+    state = tmp_path / "plain"
+    with Flock(name="plain", registry=registry_url, crypto=False, state_dir=state) as plain:
         plain.supervise(Target, name="target")
         refused = error_of(lambda: plain["there"]["target"].add(1))
         assert isinstance(refused, NotLetIn)
