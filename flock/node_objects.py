@@ -213,6 +213,15 @@ class NodeObjects:
             raise self._unknown(name)
         return found
 
+    def owned(self, name: str, home: Home) -> NodeObject | None:
+        """Return a node's object, None if it has none.
+
+        Raises:
+            BusyError: it belongs to another home; says which.
+        """
+        head = _checked_head(self._registry.read(_head_path(name)))
+        return None if head is None else self._made(_ours(head, name, home))
+
     def read_all(self) -> Iterator[NodeObject]:
         """Return every node object, sorted by name, without unreadable ones; heads only."""
         for some in _chunks(self.names(), _HEADS_AT_ONCE):

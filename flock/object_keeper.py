@@ -93,7 +93,7 @@ class ObjectKeeper:
                 the node's own. None keeps what stands.
             environment: the environment that was given; likewise.
             lasts: False lets this process go by what was given without that;
-                nobody else hears of it.
+                nobody else hears of it, and no node object is made.
 
         Raises:
             BusyError: the node object belongs to another host or state folder.
@@ -105,8 +105,11 @@ class ObjectKeeper:
             if not lasts:
                 self._run_list.go_by(run_list)
                 self._environment.go_by(environment)
-                run_list = environment = None
-            if self._objects is not None:
+                if self._objects is not None:
+                    stands = self._objects.owned(self._name, self._home)
+                    if stands is not None and not self._own_fields():
+                        self._note_assigned(stands.run_list, stands.environment)
+            elif self._objects is not None:
                 # Kept here is only what was taken there: what was refused must not come again.
                 found = self._objects.claim(
                     self._name,

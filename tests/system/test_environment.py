@@ -67,6 +67,19 @@ def test_the_environment_of_a_why_run_is_not_kept(alone, fry):
     assert seen(alone) == "_default plain"
 
 
+def test_a_why_run_of_a_machine_that_nobody_knows_makes_no_node_object(alone, fry):
+    zoidberg = ("converge", "--name", "zoidberg", *fry[3:], "--run-list", "cb")
+
+    assert alone(*zoidberg, "--why-run").code == 0
+    assert alone("search", "name:zoidberg", "--json").value == []
+
+    assert alone(*zoidberg).code == 0
+    assert environment_of(alone, "zoidberg") == "_default"
+    other = ("--state-dir", str(alone.folder / "another"))
+    refused = alone(*zoidberg, *other, "--why-run")
+    assert (refused.code, "take another --name" in refused.err) == (6, True)
+
+
 @pytest.mark.parametrize("command", ["converge", "node"])
 def test_an_environment_that_is_not_there_is_refused_and_not_kept(alone, fry, command):
     (alone.folder / "seen").unlink()
