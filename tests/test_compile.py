@@ -345,6 +345,21 @@ def test_a_word_that_was_not_imported_is_said_with_what_to_write(site, word):
     assert error == f"{path}:2: {said}"
 
 
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ("node.default.app = 80", "node has no 'app': a key of its attributes is written ['app']"),
+        ("node.default['app'].port = 80", "node has no 'port': a key of its attributes"),
+        ("node.normal['app'].port.x = 80", "node has no 'port': a key of its attributes"),
+        ("node.port = 80", "node has no 'port' to be set: write node.default['port']"),
+    ],
+)
+def test_an_attribute_that_is_written_with_a_dot_is_not_forgotten(site, written, said):
+    path = site.recipe(written)
+
+    assert site.converge()["error"].startswith(f"{path}:2: {said}")
+
+
 def test_a_folder_of_cookbooks_that_is_not_there_is_said(site):
     site.cookbooks = site.folder / "nowhere"
 

@@ -62,6 +62,8 @@ class Level(MutableMapping[str, Any]):
     A table that is not there is made when it is walked through.
     """
 
+    __slots__ = ("_changed", "_data", "_path", "_written")
+
     def __init__(
         self,
         data: dict[str, Any],
@@ -82,6 +84,16 @@ class Level(MutableMapping[str, Any]):
         self._changed = changed
         self._written = written
         self._path = path
+
+    def __setattr__(self, name: str, value: object) -> None:
+        """Refuse what would be forgotten, and be no attribute of the node."""
+        if name not in self.__slots__:
+            raise AttributeError(f"a level has no {name!r}", name=name, obj=self)
+        super().__setattr__(name, value)
+
+    def _instead_of(self, name: str) -> str:
+        """Say how what `level.name` was to mean is written."""
+        return f": a key of its attributes is written [{name!r}], not .{name}"
 
     def __getitem__(self, key: str) -> Any:
         value = self._data.setdefault(key, {})

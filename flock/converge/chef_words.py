@@ -33,7 +33,7 @@ _INSTEAD: Mapping[str, str] = {
     "systemd_service": "service",
     "systemd_unit": "file or template, and service",
     "tag": "node.normal['tags'] = ['…']",
-    "tagged": "'…' in node['tags']",
+    "tagged": "'…' in node.read('tags', [])",
     "value_for_platform": "node['platform']",
     "yum_package": "package",
 }

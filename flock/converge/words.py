@@ -64,6 +64,15 @@ class NodeWord(Mapping[str, Any]):
             where,
         )
 
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        """Say the same of `node.port = 80`, which would be forgotten."""
+        where = place_of(_getframe(1))
+        raise RecipeError(
+            f"node has no {name!r} to be set: write node.default[{name!r}], or"
+            f" node.normal[{name!r}] to keep it",
+            where,
+        )
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._compilation().merged_attributes)
 
