@@ -24,10 +24,10 @@ def node():
     act(False)
 
 
-def test_a_long_action_is_shown_until_it_is_over(node):
+def test_a_long_action_is_shown_until_it_is_over(node, monkeypatch):
+    monkeypatch.setattr("flock.activity._SHOWN_AFTER", 0.1)
     node.act(True)
-    assert node.activity.word() == "idle"
-    assert node.written.acquire(timeout=5)
+    assert node.written.acquire(timeout=30)
     assert node.activity.word() == "acting"
     node.converges = True
     assert node.activity.word() == "converging"
@@ -39,10 +39,13 @@ def test_a_long_action_is_shown_until_it_is_over(node):
     assert node.written.acquire(blocking=False)
 
 
-def test_short_actions_are_not_written_down(node):
+def test_short_actions_are_not_written_down(node, monkeypatch):
+    monkeypatch.setattr("flock.activity._SHOWN_AFTER", 60.0)
     for _ in range(3):
         node.act(True)
+        assert node.activity.word() == "idle"
         node.act(False)
+    monkeypatch.setattr("flock.activity._SHOWN_AFTER", 0.1)
     node.act(True)
-    assert node.written.acquire(timeout=5)
+    assert node.written.acquire(timeout=30)
     assert not node.written.acquire(blocking=False)

@@ -125,7 +125,7 @@ def test_a_node_is_listed_in_the_environment_that_it_was_left_in(alone, fry):
     def environment():
         return alone("nodes", "--json").value[0]["environment"]
 
-    assert eventually(environment, within=5.0, becomes="test") == "test"
+    assert eventually(environment, within=30.0, becomes="test") == "test"
     node.close()
     alone.node("fry", "--environment", "prod").close()
     assert environment_of(alone) == "prod"
