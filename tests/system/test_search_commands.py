@@ -153,6 +153,8 @@ def test_a_run_list_is_shown_and_changed_and_the_next_run_takes_it_up(flockctl):
         "cb\nrole[web]\n"
     )
     assert flockctl("run-list", "bender0", "set", "role[web]").code == 0
+    # As the others of this file know it.
+    assert flockctl("run", "bender0").code == 0
 
 
 def test_converge_in_another_state_folder_is_refused_until_the_node_is_forgotten(flockctl):
