@@ -102,13 +102,15 @@ class ObjectKeeper:
         """
         run_list = list(run_list) if run_list else None
         with self._lock:
+            stands = None
+            if self._objects is not None:
+                stands = self._objects.owned(self._name, self._home)
+            if stands is not None and not self._own_fields():
+                self._note_assigned(stands.run_list, stands.environment)
+            stood = None if stands is None and self.saved() is None else self.known
             if not lasts:
                 self._run_list.go_by(run_list)
                 self._environment.go_by(environment)
-                if self._objects is not None:
-                    stands = self._objects.owned(self._name, self._home)
-                    if stands is not None and not self._own_fields():
-                        self._note_assigned(stands.run_list, stands.environment)
             elif self._objects is not None:
                 # Kept here is only what was taken there: what was refused must not come again.
                 found = self._objects.claim(
@@ -122,6 +124,8 @@ class ObjectKeeper:
                 check_head(self._name, self._home, run_list or [], environment or "")
                 self._run_list.give(run_list)
                 self._environment.give(environment)
+            if stood is not None:
+                self._say_what_is_new(stood)
         return self._in_force()
 
     @property
@@ -239,6 +243,20 @@ class ObjectKeeper:
     def _note_assigned(self, run_list: Sequence[str], environment: str) -> None:
         self._run_list.note(list(run_list))
         self._environment.note(environment)
+
+    def _say_what_is_new(self, stood: Assigned) -> None:
+        """Say what was given that takes the place of something, be it set from afar."""
+        now = self.known
+        if stood.run_list and stood.run_list != now.run_list:
+            shown = [", ".join(run_list) for run_list in (now.run_list, stood.run_list)]
+            logger.warning("the run list of %s is %s from now on; it was %s", self._name, *shown)
+        if stood.environment != now.environment:
+            logger.warning(
+                "the environment of %s is %s from now on; it was %s",
+                self._name,
+                now.environment,
+                stood.environment,
+            )
 
     def _in_force(self) -> Assigned:
         return Assigned(list(self._run_list.in_force), self._environment.in_force)

@@ -27,7 +27,6 @@ from flock.errors import BusyError
 
 if TYPE_CHECKING:
     from flock.converge.kitchen import Kitchen
-    from flock.converge.node_store import Assigned
     from flock.notice_office import NoticeOffice
 
 _LOOK_EVERY = 1.0
@@ -106,7 +105,6 @@ def _kitchen(
         notices.send(registry, lambda _: None)
         locksmith = RegistryLocksmith(name, settings, lambda: registry)
         stack.callback(locksmith.close)
-        before = keeper.known
         chains = run_chains(name, lambda: fleet)
         kitchen = make_kitchen(
             settings,
@@ -121,23 +119,12 @@ def _kitchen(
             # Neither a look nor an exception is to change what the machine is.
             lasts=not why_run and override_run_list is None,
         )
-        _show_new_assignment(line.output, name, before, keeper.known)
         circles = watch_for_circles(kitchen, chains, lambda: fleet, registry, is_unseen=True)
         stack.callback(circles.stop)
         stack.callback(kitchen.stop, settings.stop_timeout)
         if not (override_run_list or kitchen.run_list):
             line.output.say(f"flockctl: the run list of {name} is empty: nothing to converge")
         yield kitchen
-
-
-def _show_new_assignment(output: Output, name: str, before: Assigned, now: Assigned) -> None:
-    """Say what lasts of the options: it takes the place of what the machine was."""
-    if before.run_list and before.run_list != now.run_list:
-        shown = [", ".join(each.run_list) for each in (now, before)]
-        output.say(f"the run list of {name} is {shown[0]} from now on; it was {shown[1]}")
-    if before.environment != now.environment:
-        said = f"{now.environment} from now on; it was {before.environment}"
-        output.say(f"the environment of {name} is {said}")
 
 
 def _send_the_rest(output: Output, notices: NoticeOffice) -> None:

@@ -18,7 +18,8 @@ from flock.errors import UsageError
 def environment(line: CommandLine, node: str, name: str | None) -> None:
     """Show the environment of NODE, or set it to NAME.
 
-    The node takes it up with its next run; it need not be up. With --json the
+    The node takes it up with its next run; it need not be up. If its own
+    settings name one, that stands again from its next start on. With --json the
     environment as it stands then.
     """
     from flock.node_objects import NodeObjects

@@ -22,7 +22,8 @@ def run_list(line: CommandLine, node: str, deed: str | None, items: Sequence[str
 
     An ITEM is 'recipe[cb::name]', 'cb::name' or 'role[name]'; several may be
     separated by commas. The node takes the list up with its next run; it need
-    not be up. With --json the list as it stands then.
+    not be up. If its own settings name one, that stands again from its next
+    start on. With --json the list as it stands then.
     """
     from flock.node_objects import NodeObjects
 

@@ -80,6 +80,24 @@ def test_a_why_run_of_a_machine_that_nobody_knows_makes_no_node_object(alone, fr
     assert (refused.code, "take another --name" in refused.err) == (6, True)
 
 
+def test_who_starts_with_another_environment_than_was_set_from_afar_says_so(alone, fry):
+    assert alone(*fry, "--environment", "prod").code == 0
+    said = "the environment of fry is prod from now on; it was test"
+
+    alone("environment", "fry", "test")
+    assert said in alone(*fry, "--environment", "prod").err
+    assert said not in alone(*fry, "--environment", "prod").err
+
+    alone("environment", "fry", "test")
+    state = ("--state-dir", str(alone.folder / "state" / "fry"))
+    alone("forget", "fry")
+    assert alone(*fry, *state, "--environment", "prod", "--run-list", "cb").code == 0
+    alone("environment", "fry", "test")
+    node = alone.node("fry", "--environment", "prod")
+    assert node.says(said)
+    assert environment_of(alone) == "prod"
+
+
 @pytest.mark.parametrize("command", ["converge", "node"])
 def test_an_environment_that_is_not_there_is_refused_and_not_kept(alone, fry, command):
     (alone.folder / "seen").unlink()
