@@ -21,7 +21,10 @@ Reader = Callable[[Any, Path], Any]
 
 _YES = {"1", "true", "yes", "on"}
 _NO = {"0", "false", "no", "off"}
-_ENVIRONMENT = re.compile(r"[A-Za-z0-9_-]+")
+_ENVIRONMENT = re.compile(r"[A-Za-z0-9_-]{1,128}")
+ENVIRONMENT_RULE = "up to 128 letters, digits, '_' and '-'"
+"""What a name of an environment is; it is a file's name, too."""
+
 _HOME = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 _HOST = r"(?:\[[0-9A-Fa-f:.%\w]+\]|[^\s:/\[\]*]+)"
 _LISTEN = re.compile(rf"tcp://(?:{_HOST}|\*):(\*|\d{{1,5}})")

@@ -30,6 +30,7 @@ from typing import Any
 
 from flock.errors import SettingsError
 from flock.setting_values import (
+    ENVIRONMENT_RULE,
     Reader,
     actor_homes,
     one_of,
@@ -289,7 +290,7 @@ SETTINGS: Mapping[str, tuple[Reader, str]] = {
     "advertise": (read_advertise, "tcp://HOST or tcp://HOST:PORT"),
     "crypto": (read_flag, _YES_OR_NO),
     "state_dir": (read_path, "a folder"),
-    "environment": (read_environment, "a name of letters, digits, '_' and '-'"),
+    "environment": (read_environment, f"a name of {ENVIRONMENT_RULE}"),
     "cookbooks": (read_path, "a folder"),
     "run_list": (read_run_list, "a list of items as 'recipe[cb::name]', or a text with commas"),
     "sensitive_attributes": (read_run_list, "a list of dotted paths as 'db.password'"),

@@ -50,11 +50,11 @@ def _checked(name: str) -> str:
     Raises:
         UsageError: it cannot be one.
     """
-    from flock.setting_values import read_environment
+    from flock.setting_values import ENVIRONMENT_RULE, read_environment
 
     try:
         return read_environment(name, Path())
     except ValueError:
         raise UsageError(
-            f"{name!r} cannot be an environment: wanted are letters, digits, '_' and '-'"
+            f"{name!r} cannot be an environment: wanted are {ENVIRONMENT_RULE}"
         ) from None

@@ -162,3 +162,13 @@ def test_an_environment_is_set_from_afar_and_taken_up_by_the_next_run(alone, fry
     assert alone("environment", "fry", "no way").code == 2
     assert alone("environment", "nobody", "prod").code == 3
     assert alone("environment", "nobody").code == 3
+
+
+@pytest.mark.parametrize("name", ["a/b", "a b", "", "x" * 129])
+def test_what_cannot_be_an_environment_is_refused_before_anything_is_written(alone, fry, name):
+    rule = "up to 128 letters, digits, '_' and '-'"
+    for words in (("environment", "fry", name), (*fry, "--environment", name)):
+        refused = alone(*words)
+        assert (refused.code, len(refused.err.splitlines())) == (2, 1), refused
+        assert rule in refused.err
+    assert environment_of(alone) == "_default"
