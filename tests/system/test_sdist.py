@@ -20,11 +20,9 @@ BUILD = "import sys; from setuptools import build_meta as b; getattr(b, sys.argv
 
 def sources() -> set[str]:
     """Return every file that the project is made of: what git keeps, else all that is there."""
-    if (ROOT / ".git").exists():
-        kept = subprocess.run(
-            ["git", "-C", str(ROOT), "ls-files", "-z"], check=True, capture_output=True, text=True
-        ).stdout.split("\0")
-        found = [ROOT / name for name in kept if name and not name.startswith(".")]
+    kept = kept_by_git()
+    if kept:
+        found = [ROOT / name for name in kept if not name.startswith(".")]
     else:
         tops = [path for path in ROOT.iterdir() if not path.name.startswith(".")]
         found = [*tops, *(path for name in FOLDERS for path in (ROOT / name).rglob("*"))]
@@ -33,6 +31,15 @@ def sources() -> set[str]:
         for path in found
         if path.is_file() and "__pycache__" not in path.parts and path.suffix != ".pyc"
     } - {"PKG-INFO"}
+
+
+def kept_by_git() -> list[str]:
+    """Return the names of the files that git keeps; none where this is no clone that it reads."""
+    if not (ROOT / ".git").exists() or shutil.which("git") is None:
+        return []
+    listing = ["git", "-C", str(ROOT), "ls-files", "-z"]
+    listed = subprocess.run(listing, capture_output=True, text=True, check=False)
+    return [name for name in listed.stdout.split("\0") if name]
 
 
 def build(what: str, source: Path, into: Path) -> Path:
