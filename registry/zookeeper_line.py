@@ -218,14 +218,11 @@ class Attempt:
         )
         found = Slots.read(requests, self._places, slots, marks)
         is_one_kept = self._vacancy.kept_for_us(found, self._claim) is not None
-        lock = None
-        if is_one_kept:
-            lock = self._take_kept(requests)
-        elif not (line and line[0]):
-            free = self._vacancy.free_slot(found, self._claim)
-            lock = None if free is None else self._take(requests, free, found)
-        if lock is not None or self._claimed:
-            return lock
+        # A slot that is kept for us is had past everybody in line, who cannot have it anyway.
+        if is_one_kept or not (line and line[0]):
+            lock = self._take_free(requests, found)
+            if lock is not None or self._claimed:
+                return lock
         if self._deadline is None or time.monotonic() < self._deadline:
             self._enter_line(requests)
             self._look_for_kept_at = 0.0 if is_one_kept else time.monotonic() + _RECHECK
@@ -233,22 +230,18 @@ class Attempt:
         return None
 
     def _take_kept(self, requests: Requests) -> ZooKeeperLock | None:
-        """Take the slot that is kept for us, past everybody in line, or listen for it.
+        """Take the slot that is kept for us from wherever we stand in line, or listen for it.
 
         Whoever stands before us may be waiting for this very slot, in vain: so
-        it is the slots that wake us, wherever we stand.
+        it is the slots that wake us.
         """
-        self._stop_listening()
         self._listen(self._places.slots)
         self._listen(self._places.marks)
         slots = Slots.look(requests, self._places, self._hub)
-        kept = self._vacancy.kept_for_us(slots, self._claim)
-        if kept is None:
-            self._woken.set()  # freed meanwhile
+        if self._vacancy.kept_for_us(slots, self._claim) is None:
+            self._woken.set()  # freed meanwhile: no other is ours before our turn
             return None
-        number, delay = kept
-        self._vacancy.next_look = min(self._vacancy.next_look, delay)
-        return self._take(requests, number, slots) if delay <= 0 else None
+        return self._take_free(requests, slots)
 
     def _is_one_kept(self, requests: Requests) -> bool:
         """Look for a slot that is kept for us: one that is known at once, else now and then.
@@ -398,6 +391,11 @@ class Attempt:
         return lock
 
     # --- taking a slot
+
+    def _take_free(self, requests: Requests, slots: Slots) -> ZooKeeperLock | None:
+        """Take the slot that may be taken now, of these; None if there is none, or it failed."""
+        free = self._vacancy.free_slot(slots, self._claim)
+        return None if free is None else self._take(requests, free, slots)
 
     def _take(self, requests: Requests, number: int, slots: Slots) -> ZooKeeperLock | None:
         """Take a free slot and leave the line, in one transaction.
