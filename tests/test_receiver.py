@@ -128,7 +128,15 @@ def here(tmp_path):
         )
         here.queues.append(notice.as_data() | values)
 
+    def begin_and_die():
+        """Let the process die in the action of a notice."""
+        send(1)
+        here.kitchen.state = "dies"
+        with pytest.raises(SystemError):
+            here.receiver.work()
+
     here.send = send
+    here.begin_and_die = begin_and_die
     here.left = lambda: [value["id"] for _, value in here.queues.stored.values() if value]
     here.state = lambda number: here.receipts.find(f"n{number}").state
     yield here
@@ -288,10 +296,7 @@ def test_time_aside_counts_over_processes(here):
 
 
 def test_a_process_that_died_in_the_action_runs_it_once_more_and_says_so(here):
-    here.send(1)
-    here.kitchen.state = "dies"
-    with pytest.raises(SystemError):
-        here.receiver.work()
+    here.begin_and_die()
     assert here.left() == ["n1"]
 
     here.kitchen.state = "changed"
@@ -317,10 +322,7 @@ def test_an_action_that_restarts_us_does_not_do_so_for_ever(here):
 
 
 def test_one_whose_process_died_in_it_waits_for_its_resource_when_that_is_gone(here):
-    here.send(1)
-    here.kitchen.state = "dies"
-    with pytest.raises(SystemError):
-        here.receiver.work()
+    here.begin_and_die()
     here.kitchen.declared.remove("execute[x]")
     here.queues.most_reads = here.queues.reads + 10
 
@@ -346,10 +348,7 @@ def test_one_whose_resource_is_gone_again_when_its_turn_comes_waits_on(here):
 
 
 def test_one_that_is_dropped_when_its_process_had_died_in_it_does_not_run_again(here):
-    here.send(1)
-    here.kitchen.state = "dies"
-    with pytest.raises(SystemError):
-        here.receiver.work()
+    here.begin_and_die()
     here.queues.remove("notices/bender1", 1, if_present=True)
 
     here.kitchen.state = "changed"
@@ -363,10 +362,7 @@ def test_one_that_is_dropped_when_its_process_had_died_in_it_does_not_run_again(
 
 
 def test_one_that_an_earlier_version_began_is_no_dropped_one(here):
-    here.send(1)
-    here.kitchen.state = "dies"
-    with pytest.raises(SystemError):
-        here.receiver.work()
+    here.begin_and_die()
     with here.journal.writing() as connection:
         connection.execute("ALTER TABLE notices_in DROP COLUMN only_here")
     here.queues.remove("notices/bender1", 1, if_present=True)

@@ -51,6 +51,10 @@ def cleanup():
         subprocess.run(["dpkg", "--purge", NAME], check=False, capture_output=True)
 
 
+def said_by(*command: str) -> str:
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
 def status():
     return subprocess.run(
         ["dpkg-query", "--show", "--showformat", "${db:Status-Status} ${Version}", NAME],
@@ -95,9 +99,7 @@ def test_versions_from_a_repository_are_installed_and_upgraded(site, cleanup, mo
         shutil.copy(build(site.folder, version), repository)
     stanzas = []
     for path in sorted(repository.iterdir()):
-        fields = subprocess.run(
-            ["dpkg-deb", "--field", path], check=True, capture_output=True, text=True
-        ).stdout
+        fields = said_by("dpkg-deb", "--field", str(path))
         stanzas.append(
             f"{fields}Filename: ./{path.name}\nSize: {path.stat().st_size}\n"
             f"SHA256: {hashlib.sha256(path.read_bytes()).hexdigest()}\n"
@@ -145,24 +147,14 @@ def test_a_package_that_is_there_is_not_touched(site):
 @needs_apt
 @pytest.mark.timeout(CHANGES_WITHIN)
 def test_a_name_that_an_installed_package_provides_is_there(site):
-    fields = subprocess.run(
-        ["dpkg-query", "--show", "--showformat", "${Provides}", "perl-base"],
-        check=True,
-        capture_output=True,
-        text=True,
-    ).stdout
+    fields = said_by("dpkg-query", "--show", "--showformat", "${Provides}", "perl-base")
     name = next(each for each in fields.split(", ") if each.startswith("perlapi-"))
     site.recipe(f"""
         package('{name}', action=['install', 'upgrade'])
         package('{name}', version='1.0')
     """)
     with changing_the_machine():  # nobody reads other lists of packages meanwhile
-        plan = subprocess.run(
-            ["apt-get", "install", "--dry-run", "--only-upgrade", "perl-base"],
-            check=True,
-            capture_output=True,
-            text=True,
-        ).stdout
+        plan = said_by("apt-get", "install", "--dry-run", "--only-upgrade", "perl-base")
         report = site.converge(why_run=True)
 
     # A version is that of a package of this name, which nobody has.

@@ -24,6 +24,7 @@ from registry.contract import (
     LockTimeout,
     NameTaken,
     PresenceRecord,
+    Registry,
     RegistrySettings,
     RegistryUnavailable,
     SessionState,
@@ -266,19 +267,24 @@ def test_a_name_that_another_took_meanwhile_is_told_once_and_stays_lost(registry
 # --- nudges --------------------------------------------------------------------
 
 
+def seen_after(writer: Registry, seen: threading.Event, changes: int) -> list[float]:
+    """Write document `a` again and again; return after how many seconds each was seen."""
+    took = []
+    for number in range(changes):
+        seen.clear()
+        began = time.monotonic()
+        writer.write("a", number)
+        assert seen.wait(SEEN)
+        took.append(time.monotonic() - began)
+    return took
+
+
 def test_a_change_is_seen_long_before_the_next_look(registry, second):
     seen = threading.Event()
     registry.watch_document("a", seen.set)
 
     def usual() -> float:
-        took = []
-        for number in range(20):
-            seen.clear()
-            began = time.monotonic()
-            second.write("a", number)
-            assert seen.wait(SEEN)
-            took.append(time.monotonic() - began)
-        return statistics.median(took)
+        return statistics.median(seen_after(second, seen, changes=20))
 
     # What is late by itself, and not by what else the machine does, is so each time.
     assert eventually(usual, within=20.0, until=lambda usual: usual < 0.05) < 0.05
@@ -301,13 +307,7 @@ def test_nudges_reach_a_folder_with_a_long_path(short_path):
         second.open()
         seen = threading.Event()
         first.watch_document("a", seen.set)
-        took = []
-        for number in range(5):
-            seen.clear()
-            began = time.monotonic()
-            second.write("a", number)
-            assert seen.wait(SEEN)
-            took.append(time.monotonic() - began)
+        took = seen_after(second, seen, changes=5)
         # Written right after a look, it would be a second until the next one.
         assert min(took[1:]) < 0.5, "nudges, not the once-a-second look"
     finally:
